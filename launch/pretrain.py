@@ -1,0 +1,46 @@
+"""Phase 1: pre-trains a backbone on the training classes.
+
+  python -m launch.pretrain --dataset=fc100 --data_dir=DIR --backbone=conv4 --workdir=runs/pre
+"""
+from absl import flags
+
+from launch import options, session
+from mtl_jax import backbones, runs
+from mtl_jax.phases.pretrain import PretrainConfig
+
+BACKBONE = flags.DEFINE_string('backbone', 'conv4', f'Network: one of {", ".join(backbones.NAMES)}.')
+WIDTH = flags.DEFINE_integer('width', None, 'Channels of its first block; by default as published.', lower_bound=1)
+COMPUTE_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Of convolutions: float32 or bfloat16.')
+STEPS = flags.DEFINE_integer('steps', 5000, 'Optimizer steps.', lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images per step.', lower_bound=2)
+LR = flags.DEFINE_float('lr', 0.1, 'First learning rate of SGD; it falls to zero along a cosine.', lower_bound=0.0)
+WEIGHT_DECAY = flags.DEFINE_float('weight_decay', 5e-4, 'Weight decay of kernels.', lower_bound=0.0)
+LABEL_SMOOTHING = flags.DEFINE_float('label_smoothing', 0.0, 'Share of the target spread over all classes.',
+                                     lower_bound=0.0, upper_bound=0.9)
+CROP_PADDING = flags.DEFINE_integer('crop_padding', None, 'Padding of random crops in pixels; by default an eighth of '
+                                    'the image; 0 for none.', lower_bound=0)
+FLIP = flags.DEFINE_bool('flip', None, 'Mirror images at random; by default where the data set allows it.')
+STEPS_PER_CALL = flags.DEFINE_integer('steps_per_call', 25, 'Optimizer steps in one compiled call.', lower_bound=1)
+INNER_LR = flags.DEFINE_float('inner_lr', 0.01, 'Inner learning rate of the validation tasks.', lower_bound=0.0)
+flags.mark_flag_as_required('workdir')
+
+
+def run():
+  """Runs the phase that the flags describe."""
+  backbone = {'name': BACKBONE.value, 'width': WIDTH.value, 'compute_dtype': COMPUTE_DTYPE.value}
+  backbones.create(image_shape=(32, 32, 3), **backbone)  # an unknown name fails before data is read
+  dataset = options.load_dataset()
+  config = PretrainConfig(
+      steps=STEPS.value, batch_size=BATCH_SIZE.value, lr=LR.value, weight_decay=WEIGHT_DECAY.value,
+      label_smoothing=LABEL_SMOOTHING.value, steps_per_call=STEPS_PER_CALL.value,
+      crop_padding=options.crop_padding(CROP_PADDING.value, dataset.train.images.shape[1]),
+      flip=dataset.flip if FLIP.value is None else FLIP.value)
+  results = runs.pretrain_run(dataset, backbone=backbone, config=config, validation=options.validation(INNER_LR.value),
+                              seed=options.SEED.value, workdir=options.WORKDIR.value)
+  print(f'pre-trained {BACKBONE.value} on {dataset.name}: {options.WAY.value}-way {options.SHOT.value}-shot accuracy '
+        f'{100 * results["validation_accuracy"]:.2f}% on validation classes at step {results["best_step"]}, '
+        f'{results["seconds"]:.0f} s')
+
+
+if __name__ == '__main__':
+  session.start(run)

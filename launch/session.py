@@ -1,0 +1,69 @@
+"""What every launcher does around its one library call: machine settings before, one clear line after an error."""
+import importlib.metadata
+import importlib.util
+import logging as python_logging
+import os
+import sys
+from collections.abc import Callable
+
+import jax
+import platformdirs
+from absl import app, flags, logging
+
+_COMPILE_CACHE = flags.DEFINE_bool('compile_cache', True, 'Keep compiled programs on disk, so that the next start is '
+                                   'quick.')
+_COMPILE_CACHE_MB = flags.DEFINE_integer('compile_cache_mb', 1024, 'Bound of that cache in megabytes; the programs '
+                                         'unused for longest go first.', lower_bound=1)
+
+# Lets XLA's own kernels, and not a slower library, compute the weight gradients of convolutions on CPU. A jaxlib that
+# does not know the flag aborts at start, so it is set only for versions where it was seen to work.
+_CPU_FLAG = '--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
+_CPU_FLAG_JAXLIB = ('0.10.2',)
+_ACCELERATOR_PACKAGES = ('jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm7_plugin', 'libtpu')
+
+
+def start(run: Callable[[], None]) -> None:
+  """Parses flags, prepares JAX, runs; the last line of a launcher.
+
+  Args:
+    run: the launcher's work; reads flags, prints its result.
+  """
+  def main(arguments):
+    if len(arguments) > 1:
+      _stop(f'expected flags only, got {arguments[1]!r}; see --help', 2)
+    # absl's default hides what a run reports of itself: resuming, validation, finished.
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(None)
+    python_logging.getLogger('jax').setLevel(python_logging.WARNING)  # it reports each backend it does not find
+    _prepare_jax()
+    try:
+      run()
+    except (ValueError, OSError, FloatingPointError) as error:
+      _stop(' '.join(str(error).split()) or type(error).__name__, 1)
+    except KeyboardInterrupt:
+      _stop('interrupted; start the same command again to resume', 130)
+
+  app.run(main)
+
+
+def _prepare_jax() -> None:
+  if _runs_on_cpu() and 'XLA_FLAGS' not in os.environ:
+    if importlib.metadata.version('jaxlib') in _CPU_FLAG_JAXLIB:
+      os.environ['XLA_FLAGS'] = _CPU_FLAG
+  if _COMPILE_CACHE.value and not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', os.path.join(platformdirs.user_cache_dir('mtl_jax'), 'xla'))
+    jax.config.update('jax_compilation_cache_max_size', _COMPILE_CACHE_MB.value * 2**20)
+
+
+def _runs_on_cpu() -> bool:
+  """Tells without starting JAX's backends, as XLA reads its flags when they start."""
+  platforms = jax.config.jax_platforms
+  if platforms:
+    return platforms.split(',')[0] == 'cpu'
+  return not any(importlib.util.find_spec(name) for name in _ACCELERATOR_PACKAGES)
+
+
+def _stop(message: str, status: int) -> None:
+  logging.flush()
+  print(f'error: {message}', file=sys.stderr, flush=True)
+  sys.exit(status)

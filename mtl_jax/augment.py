@@ -1,0 +1,72 @@
+"""Augmentation and normalisation: pure functions of a key, on the device, on uint8 images."""
+import jax
+import jax.numpy as jnp
+
+
+def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
+  """Pads with zeros on every side and crops back at a random place, another for each image.
+
+  Args:
+    key: consumed.
+    images: [B, H, W, C].
+    padding: pixels on each side; 0 returns the images as they are.
+
+  Returns:
+    [B, H, W, C], of the same dtype.
+  """
+  if padding == 0:
+    return images
+  batch, height, width, _ = images.shape
+  padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  offsets = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+
+  def crop(image, offset):
+    return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (height, width, image.shape[2]))
+
+  return jax.vmap(crop)(padded, offsets)
+
+
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+  """Mirrors each image left to right with probability 1/2.
+
+  Args:
+    key: consumed.
+    images: [B, H, W, C].
+
+  Returns:
+    [B, H, W, C], of the same dtype.
+  """
+  mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+  return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def crop_and_flip(key: jax.Array, images: jax.Array, *, padding: int, flip: bool) -> jax.Array:
+  """Applies the standard augmentation of pre-training: a random crop, then perhaps a random flip.
+
+  Args:
+    key: consumed.
+    images: [B, H, W, C].
+    padding: pixels on each side before the crop.
+    flip: whether a mirrored image is still of its class.
+
+  Returns:
+    [B, H, W, C], of the same dtype.
+  """
+  crop_key, flip_key = jax.random.split(key)
+  images = random_crop(crop_key, images, padding)
+  return random_flip(flip_key, images) if flip else images
+
+
+def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+  """Maps bytes to zero mean and unit variance per channel: (x / 255 - mean) / std.
+
+  Args:
+    images: uint8 [B, H, W, C].
+    mean: [C], in [0, 1].
+    std: [C], in [0, 1].
+
+  Returns:
+    float32 [B, H, W, C].
+  """
+  scale = 1 / (255 * jnp.asarray(std, jnp.float32))
+  return images.astype(jnp.float32) * scale - jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)

@@ -1,0 +1,42 @@
+"""ResNet-12 as the paper's TensorFlow code has it: four blocks of three convolutions, 64-128-256-512 channels."""
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mtl_jax.backbones.layers import conv, max_pool
+
+
+class ResNet12(nn.Module):
+  """Maps images to 512 features by global average pooling, so any size from 16 pixels works.
+
+  7.99 M weights; the 12 main convolutions have 0.871 M scales and shifts. Batch norm has no affine parameters
+  unless `norm_affine`.
+  """
+  widths: tuple[int, ...] = (64, 128, 256, 512)
+  norm_affine: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, batch_stats_mode):
+    for i, width in enumerate(self.widths, start=1):
+      x = _Block(width, self.norm_affine, self.dtype, name=f'block{i}')(x, batch_stats_mode)
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+class _Block(nn.Module):
+  """conv -> batch norm -> leaky ReLU, three times; plus a 1x1 shortcut; then max-pool, without a last activation."""
+  width: int
+  norm_affine: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, batch_stats_mode):
+    # A 1x1 convolution is a matrix product over channels, and written so it is faster on CPU.
+    shortcut = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name='shortcut')(x)
+    for i in (1, 2, 3):
+      x = nn.Conv(self.width, (3, 3), dtype=self.dtype, conv_general_dilated=conv, name=f'conv{i}')(x)
+      x = nn.BatchNorm(batch_stats_mode == 'running', momentum=0.9, epsilon=1e-5, use_scale=self.norm_affine,
+                       use_bias=self.norm_affine, dtype=self.dtype, name=f'bn{i}')(x)
+      x = nn.leaky_relu(x, 0.1)
+    return max_pool(x + shortcut)

@@ -1,0 +1,133 @@
+"""Phase 1, pre-training: [Θ; θ_base] learns to classify all base classes; θ_base is dropped afterwards."""
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtl_jax import augment, base_learner
+from mtl_jax.types import Backbone, BackboneVars, BaseLearner, ImagePool, PretrainState, Tree
+
+
+class PretrainConfig(NamedTuple):
+  """Settings of pre-training: SGD with Nesterov momentum 0.9 under a cosine schedule."""
+  steps: int = 5000
+  batch_size: int = 128
+  lr: float = 0.1
+  weight_decay: float = 5e-4    # on kernels
+  label_smoothing: float = 0.0
+  crop_padding: int = 4         # pixels
+  flip: bool = True
+  steps_per_call: int = 25      # optimizer steps in one compiled call
+
+
+def make_optimizer(config: PretrainConfig) -> optax.GradientTransformation:
+  """Builds the optimizer of pre-training.
+
+  Args:
+    config: its settings.
+
+  Returns:
+    An optax transformation for the pair (backbone params, head).
+  """
+  def is_kernel(params):
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+  return optax.chain(optax.add_decayed_weights(config.weight_decay, is_kernel),
+                     optax.sgd(optax.cosine_decay_schedule(config.lr, config.steps), momentum=0.9, nesterov=True))
+
+
+def init(key: jax.Array, backbone: Backbone, num_classes: int, config: PretrainConfig) -> PretrainState:
+  """Makes the state before the first step.
+
+  Args:
+    key: consumed.
+    backbone: the network.
+    num_classes: number of base classes.
+    config: settings.
+
+  Returns:
+    A PretrainState at step 0 with a zero classifier [d, num_classes].
+  """
+  variables = backbone.init(key)
+  head = base_learner.init(backbone.feature_dim, num_classes)
+  opt_state = make_optimizer(config).init((variables.params, head))
+  return PretrainState(jnp.zeros((), jnp.int32), variables, head, opt_state)
+
+
+def loss(trained: tuple[Tree, BaseLearner], batch_stats: Tree, images: jax.Array, labels: jax.Array, *,
+         backbone: Backbone, label_smoothing: float) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+  """Classifies one batch: L(Θ, θ_base), by batch statistics.
+
+  Args:
+    trained: (backbone params, head), differentiated.
+    batch_stats: running statistics, to be moved on.
+    images: float32 [B, H, W, C], normalised.
+    labels: int [B], base classes.
+    backbone: the network.
+    label_smoothing: ε; the target is 1 - ε on the class and ε spread evenly.
+
+  Returns:
+    (mean cross-entropy in nats, (new batch_stats, accuracy in [0, 1])).
+
+  References: Sun et al., CVPR 2019, section 4.1, equation 1.
+  """
+  params, head = trained
+  features, new_stats = backbone.train_features(BackboneVars(params, batch_stats), images)
+  scores = base_learner.logits(head, features)
+  targets = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[1]), label_smoothing)
+  accuracy = jnp.mean(jnp.argmax(scores, axis=1) == labels)
+  return jnp.mean(optax.softmax_cross_entropy(scores, targets)), (new_stats, accuracy)
+
+
+def step(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, *,
+         backbone: Backbone, config: PretrainConfig) -> tuple[PretrainState, dict[str, jax.Array]]:
+  """Takes one optimizer step on a batch drawn, with replacement, from all base classes.
+
+  Args:
+    state: before the step.
+    root_key: of the run; step t uses `fold_in(root_key, t)`, so that resuming needs no stored key.
+    pool: uint8 images of the base classes.
+    mean: [C], of images / 255.
+    std: [C], of images / 255.
+    backbone: the network.
+    config: settings.
+
+  Returns:
+    (state after the step, metrics `loss` and `accuracy`, scalars).
+  """
+  index_key, augment_key = jax.random.split(jax.random.fold_in(root_key, state.step))
+  index = jax.random.randint(index_key, (config.batch_size,), 0, pool.images.shape[0])
+  labels = jnp.searchsorted(pool.class_offsets, index, side='right') - 1
+  images = augment.crop_and_flip(augment_key, pool.images[index], padding=config.crop_padding, flip=config.flip)
+  trained = (state.backbone.params, state.head)
+  (value, (new_stats, accuracy)), gradient = jax.value_and_grad(loss, has_aux=True)(
+      trained, state.backbone.batch_stats, augment.normalize(images, mean, std), labels,
+      backbone=backbone, label_smoothing=config.label_smoothing)
+  updates, opt_state = make_optimizer(config).update(gradient, state.opt_state, trained)
+  params, head = optax.apply_updates(trained, updates)
+  state = PretrainState(state.step + 1, BackboneVars(params, new_stats), head, opt_state)
+  return state, {'loss': value, 'accuracy': accuracy}
+
+
+def many_steps(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, *,
+               backbone: Backbone, config: PretrainConfig) -> tuple[PretrainState, dict[str, jax.Array]]:
+  """Takes `config.steps_per_call` steps under one scan; arguments as `step`.
+
+  Args:
+    state: before the steps.
+    root_key: of the run.
+    pool: uint8 images of the base classes.
+    mean: [C], of images / 255.
+    std: [C], of images / 255.
+    backbone: the network.
+    config: settings.
+
+  Returns:
+    (state after the steps, their mean metrics).
+  """
+  def one(state, _):
+    return step(state, root_key, pool, mean, std, backbone=backbone, config=config)
+
+  state, metrics = jax.lax.scan(one, state, length=config.steps_per_call)
+  return state, jax.tree.map(jnp.mean, metrics)

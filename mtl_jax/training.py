@@ -1,0 +1,91 @@
+"""The host's loop around a compiled training call: progress, metrics, validation, checkpoints, resuming.
+
+It serves pre-training and meta-training alike and knows neither: they hand it a state and two functions.
+"""
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from mtl_jax.checkpoints import Checkpoints
+from mtl_jax.metrics import MetricWriter, Progress
+
+
+class Fitted(NamedTuple):
+  """How a training run ended."""
+  state: Any            # the snapshot of highest validation accuracy
+  step: int             # its step
+  accuracy: float       # its accuracy on the validation tasks, in [0, 1]
+  resumed_from: int     # step that this process went on from; 0 if it began the run
+  seconds: float        # spent by this process
+
+
+def fit(state: Any, advance: Callable, validate: Callable, *, phase: str, num_steps: int, validate_every: int,
+        workdir: str) -> Fitted:
+  """Trains until `num_steps`, from the newest checkpoint in `workdir` if there is one.
+
+  Every validated state is saved, the first one too, so that a run never ends worse than it began. A run killed at any
+  moment and started again ends with exactly the arrays and the metrics of the unbroken run.
+
+  Args:
+    state: initial state, a tree with a field `step`; donated.
+    advance: state -> (state, metrics), some steps further on; metrics are device scalars.
+    validate: state -> accuracy in [0, 1].
+    phase: name of the phase in metrics, progress and messages.
+    num_steps: steps at which the run is finished.
+    validate_every: steps between two validations, rounded up to a call of `advance`.
+    workdir: holds `checkpoints`, `metrics.jsonl` and TensorBoard events.
+
+  Returns:
+    A Fitted.
+
+  Raises:
+    FloatingPointError: a metric is no longer finite.
+    OSError: metrics or checkpoints cannot be written.
+  """
+  began = time.monotonic()
+  with Checkpoints(os.path.join(workdir, 'checkpoints')) as checkpoints:
+    found = checkpoints.restore_latest(state)
+    first_step, state = found if found is not None else (0, state)
+    if first_step >= num_steps:
+      logging.info('%s in %s is finished', phase, workdir)
+    elif found is not None:
+      logging.info('%s resumes from step %d of %d', phase, first_step, num_steps)
+    if first_step < num_steps:
+      with MetricWriter(workdir, first_step, phase) as writer, Progress(num_steps, phase, first_step) as progress:
+        if found is None:
+          _validate_and_save(state, 0, validate, writer, checkpoints, phase)
+        _advance_to_end(state, first_step, num_steps, advance, validate, validate_every, phase, writer, progress,
+                        checkpoints)
+    checkpoints.wait()
+    step, best = checkpoints.restore_best(state)
+    return Fitted(best, step, checkpoints.accuracies()[step], first_step, time.monotonic() - began)
+
+
+def _advance_to_end(state, step, num_steps, advance, validate, validate_every, phase, writer, progress, checkpoints):
+  validated = step
+  while step < num_steps:
+    before, started = step, time.monotonic()
+    state, metrics = advance(state)
+    step, metrics = int(state.step), {name: float(value) for name, value in metrics.items()}
+    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+      raise FloatingPointError(f'{phase} stopped at step {step}: {bad[0]} is {metrics[bad[0]]}; the last checkpoint is '
+                               f'of step {validated}; lower the learning rates')
+    rate = (step - before) / (time.monotonic() - started)
+    writer.write(step, metrics, {'steps_per_second': rate})
+    progress.update(step, **{name: metrics[name] for name in ('loss', 'accuracy')})
+    if step // validate_every > validated // validate_every or step >= num_steps:
+      _validate_and_save(state, step, validate, writer, checkpoints, phase)
+      validated = step
+
+
+def _validate_and_save(state, step, validate, writer, checkpoints, phase):
+  # Metrics first: a run resumed from this step keeps the lines up to it.
+  accuracy = validate(state)
+  writer.write(step, {'validation_accuracy': accuracy})
+  logging.info('%s step %d: validation accuracy %.2f%%', phase, step, 100 * accuracy)
+  checkpoints.save(step, state, accuracy)

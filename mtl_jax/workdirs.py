@@ -1,0 +1,156 @@
+"""The work directory of a run: its settings, its results, and the machine that it ran on.
+
+`settings.json` is written when a run starts, and says whose the directory is: the same settings resume,
+others are refused. `results.json` is written when the run is done. Each is replaced by one rename, so a
+killed process leaves either the old file or the new one.
+"""
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+from typing import Any
+
+import jax
+
+_SETTINGS, _RESULTS = 'settings.json', 'results.json'
+
+
+def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
+  """Makes `workdir` the directory of the run with these settings, or confirms that it is.
+
+  Args:
+    workdir: directory of the run; made, with its parents, where it is missing.
+    settings: all that decides the outcome of the run; values that JSON can hold.
+
+  Raises:
+    ValueError: the directory belongs to a run with other settings, holds other files, or is a file.
+    OSError: it cannot be made or written.
+  """
+  workdir = os.fspath(workdir)
+  if os.path.exists(workdir) and not os.path.isdir(workdir):
+    raise ValueError(f'work directory {workdir} is a file: expected a directory; choose another --workdir')
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    present = os.listdir(workdir)
+  except OSError as error:
+    raise OSError(f'work directory {workdir} cannot be made: {error.strerror}; '
+                  'choose another --workdir') from error
+  if _SETTINGS in present:
+    _refuse_other_settings(workdir, read_settings(workdir), json.loads(json.dumps(settings)))
+    if not os.access(workdir, os.W_OK):
+      raise OSError(f'work directory {workdir} is not writable: choose another --workdir')
+  elif set(present) - {_SETTINGS + '.tmp'}:
+    raise ValueError(f'work directory {workdir} holds files but no {_SETTINGS}, so it is not that of a run; '
+                     'choose an empty or new --workdir')
+  else:
+    _write_json(workdir, _SETTINGS, settings)
+
+
+def read_settings(workdir: str | os.PathLike) -> dict[str, Any]:
+  """Returns the settings that `claim` wrote.
+
+  Args:
+    workdir: directory of a run.
+
+  Raises:
+    FileNotFoundError: there is no such directory.
+    ValueError: it is not the directory of a run, or its settings are damaged.
+  """
+  workdir = os.fspath(workdir)
+  if not os.path.exists(workdir):
+    raise FileNotFoundError(f'work directory {workdir} does not exist: expected that of an earlier run')
+  settings = _read_json(workdir, _SETTINGS)
+  if settings is None:
+    raise ValueError(f'{workdir} is not the work directory of a run: expected {_SETTINGS} in it, found none')
+  return settings
+
+
+def write_results(workdir: str | os.PathLike, results: dict[str, Any]) -> None:
+  """Writes `results` to `<workdir>/results.json`, over earlier ones.
+
+  Args:
+    workdir: directory of the run.
+    results: values that JSON can hold.
+
+  Raises:
+    OSError: the file cannot be written; an earlier one stays.
+  """
+  _write_json(os.fspath(workdir), _RESULTS, results)
+
+
+def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
+  """Returns what `write_results` wrote, or None where the run has none yet.
+
+  Args:
+    workdir: directory of a run.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  return _read_json(os.fspath(workdir), _RESULTS)
+
+
+def describe_machine() -> dict[str, Any]:
+  """Returns `device` (such as 'cpu, 8 cores' or '2 x NVIDIA H100') and `versions` (package -> version)."""
+  devices = jax.devices()
+  if devices[0].platform == 'cpu':
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    device = f'cpu, {allowed} core{"s" if allowed != 1 else ""}'
+  else:
+    device = f'{len(devices)} x {devices[0].device_kind}'
+  versions = {'python': platform.python_version()}
+  for package in ('mtl_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy'):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # mtl_jax may run from a clone
+      versions[package] = importlib.metadata.version(package)
+  return {'device': device, 'versions': versions}
+
+
+def _refuse_other_settings(workdir: str, there: dict[str, Any], here: dict[str, Any]) -> None:
+  """Raises ValueError that names what differs."""
+  keys = sorted(key for key in there.keys() | here.keys()
+                if key not in there or key not in here or there[key] != here[key])
+  if not keys:
+    return
+  differences = [f'{key} is {_text(there, key)} there and {_text(here, key)} here' for key in keys[:5]]
+  more = f', and {len(keys) - 5} more' if len(keys) > 5 else ''
+  raise ValueError(f'work directory {workdir} belongs to a run with other settings: '
+                   f'{", ".join(differences)}{more}; choose another --workdir')
+
+
+def _text(settings: dict[str, Any], key: str) -> str:
+  return json.dumps(settings[key]) if key in settings else 'not set'
+
+
+def _write_json(workdir: str, name: str, content: dict[str, Any]) -> None:
+  """Writes beside the file, then renames; the file is never half-written."""
+  path = os.path.join(workdir, name)
+  text = json.dumps(content, indent=2) + '\n'
+  try:
+    with open(path + '.tmp', 'w', encoding='utf-8') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(path + '.tmp', path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      os.remove(path + '.tmp')
+    raise OSError(f'could not write {path}: {error.strerror}') from error
+
+
+def _read_json(workdir: str, name: str) -> dict[str, Any] | None:
+  """Returns the object in the file; None where there is no file."""
+  path = os.path.join(workdir, name)
+  try:
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except OSError as error:
+    raise OSError(f'could not read {path}: {error.strerror}') from error
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: expected a JSON object ({error}); remove or restore it') from error
+  if not isinstance(content, dict):
+    raise ValueError(f'{path} is damaged: expected a JSON object, found {type(content).__name__}; '
+                     'remove or restore it')
+  return content
