@@ -7,7 +7,7 @@ import os
 from absl import flags
 
 from launch import options, session, tables
-from mtl_jax import runs, workdirs
+from mtl_jax import runs
 from mtl_jax.phases import meta_test
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Work directory of a finished meta-training, or of a pre-training '
@@ -20,12 +20,14 @@ SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Classes th
 INNER_LR = flags.DEFINE_float('inner_lr', None, 'Inner learning rate; by default that of meta-training, else 0.01.',
                               lower_bound=0.0)
 BASELINE = flags.DEFINE_bool('baseline', True, 'Also score the pre-trained features without meta-learning (update θ).')
+flags.adopt_module_key_flags(options)  # --help shows them too
+flags.adopt_module_key_flags(session)
 flags.mark_flag_as_required('checkpoint')
 
 
 def run():
   """Runs the phase that the flags describe."""
-  settings = workdirs.read_settings(CHECKPOINT.value)
+  settings = runs.trained_settings(CHECKPOINT.value)
   way, shot = (_flag_or_trained(name, settings) for name in ('way', 'shot'))
   fields = meta_test.protocol_settings(PROTOCOL.value, shot)
   if QUERY.value is not None:

@@ -33,11 +33,14 @@ BATCH_STATS = flags.DEFINE_enum('batch_stats', 'running', ['running', 'batch'], 
 CROP_PADDING = flags.DEFINE_integer('crop_padding', None, 'Padding of random crops in pixels; by default an eighth of '
                                     'the image; 0 for none.', lower_bound=0)
 FLIP = flags.DEFINE_bool('flip', None, 'Mirror images at random; by default where the data set allows it.')
+flags.adopt_module_key_flags(options)  # --help shows them too
+flags.adopt_module_key_flags(session)
 flags.mark_flags_as_required(['workdir', 'pretrained'])
 
 
 def run():
   """Runs the phase that the flags describe."""
+  runs.trained_settings(PRETRAINED.value)  # a wrong directory fails before data is read
   dataset = options.load_dataset()
   config = MetaTrainConfig(
       steps=STEPS.value, way=options.WAY.value, shot=options.SHOT.value, query=QUERY.value,

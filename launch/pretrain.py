@@ -17,11 +17,15 @@ LR = flags.DEFINE_float('lr', 0.1, 'First learning rate of SGD; it falls to zero
 WEIGHT_DECAY = flags.DEFINE_float('weight_decay', 5e-4, 'Weight decay of kernels.', lower_bound=0.0)
 LABEL_SMOOTHING = flags.DEFINE_float('label_smoothing', 0.0, 'Share of the target spread over all classes.',
                                      lower_bound=0.0, upper_bound=0.9)
+ROTATION_WEIGHT = flags.DEFINE_float('rotation_weight', 0.0, 'Share of the loss given to telling quarter turns of the '
+                                     'image apart (self-supervision); 0 for none.', lower_bound=0.0, upper_bound=1.0)
 CROP_PADDING = flags.DEFINE_integer('crop_padding', None, 'Padding of random crops in pixels; by default an eighth of '
                                     'the image; 0 for none.', lower_bound=0)
 FLIP = flags.DEFINE_bool('flip', None, 'Mirror images at random; by default where the data set allows it.')
 STEPS_PER_CALL = flags.DEFINE_integer('steps_per_call', 25, 'Optimizer steps in one compiled call.', lower_bound=1)
 INNER_LR = flags.DEFINE_float('inner_lr', 0.01, 'Inner learning rate of the validation tasks.', lower_bound=0.0)
+flags.adopt_module_key_flags(options)  # --help shows them too
+flags.adopt_module_key_flags(session)
 flags.mark_flag_as_required('workdir')
 
 
@@ -32,7 +36,8 @@ def run():
   dataset = options.load_dataset()
   config = PretrainConfig(
       steps=STEPS.value, batch_size=BATCH_SIZE.value, lr=LR.value, weight_decay=WEIGHT_DECAY.value,
-      label_smoothing=LABEL_SMOOTHING.value, steps_per_call=STEPS_PER_CALL.value,
+      label_smoothing=LABEL_SMOOTHING.value, rotation_weight=ROTATION_WEIGHT.value,
+      steps_per_call=STEPS_PER_CALL.value,
       crop_padding=options.crop_padding(CROP_PADDING.value, dataset.train.images.shape[1]),
       flip=dataset.flip if FLIP.value is None else FLIP.value)
   results = runs.pretrain_run(dataset, backbone=backbone, config=config, validation=options.validation(INNER_LR.value),

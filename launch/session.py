@@ -4,6 +4,7 @@ import importlib.util
 import logging as python_logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -35,7 +36,8 @@ def start(run: Callable[[], None]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
     python_logging.getLogger('jax').setLevel(python_logging.WARNING)  # it reports each backend it does not find
-    _prepare_jax()
+    warnings.showwarning = lambda message, *_: logging.warning('warning: %s', message)  # without a line of source
+    prepare_jax()
     try:
       run()
     except (ValueError, OSError, FloatingPointError) as error:
@@ -43,14 +45,22 @@ def start(run: Callable[[], None]) -> None:
     except KeyboardInterrupt:
       _stop('interrupted; start the same command again to resume', 130)
 
-  app.run(main)
+  app.run(main, flags_parser=_parse)
 
 
-def _prepare_jax() -> None:
+def _parse(arguments: list[str]) -> list[str]:
+  try:
+    return flags.FLAGS(arguments)
+  except flags.Error as error:
+    _stop(f'{" ".join(str(error).split())}; see --help', 2)
+
+
+def prepare_jax() -> None:
+  """Sets XLA's flag for CPU, unless the user set flags, and the bounded cache of compiled programs."""
   if _runs_on_cpu() and 'XLA_FLAGS' not in os.environ:
     if importlib.metadata.version('jaxlib') in _CPU_FLAG_JAXLIB:
       os.environ['XLA_FLAGS'] = _CPU_FLAG
-  if _COMPILE_CACHE.value and not jax.config.jax_compilation_cache_dir:
+  if flags.FLAGS.is_parsed() and _COMPILE_CACHE.value and not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', os.path.join(platformdirs.user_cache_dir('mtl_jax'), 'xla'))
     jax.config.update('jax_compilation_cache_max_size', _COMPILE_CACHE_MB.value * 2**20)
 

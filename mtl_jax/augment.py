@@ -40,6 +40,28 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
   return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
+def quarter_turns(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Turns the first quarter of a batch by 0, the second by 90, the third by 180 and the last by 270 degrees.
+
+  A batch comes in random order, so no random number is needed.
+
+  Args:
+    images: [B, H, W, C] with H = W.
+
+  Returns:
+    (images [B, H, W, C], number of quarter turns int32 [B]).
+
+  Raises:
+    ValueError: the images are not square.
+  """
+  batch, height, width, _ = images.shape
+  if height != width:
+    raise ValueError(f'expected square images to turn, got {height}x{width}')
+  turns = jnp.arange(batch, dtype=jnp.int32) * 4 // batch
+  parts = [jnp.rot90(images[-(-k * batch // 4):-(-(k + 1) * batch // 4)], k, (1, 2)) for k in range(4)]
+  return jnp.concatenate(parts), turns
+
+
 def crop_and_flip(key: jax.Array, images: jax.Array, *, padding: int, flip: bool) -> jax.Array:
   """Applies the standard augmentation of pre-training: a random crop, then perhaps a random flip.
 

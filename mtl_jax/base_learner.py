@@ -84,7 +84,7 @@ def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels
   References: Sun et al., CVPR 2019, section 4.2, equation 2.
   """
   _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order)
-  rates = _rates(inner_lr, num_steps, support_features.dtype)
+  rates = _rates(inner_lr, num_steps, jnp.result_type(support_features))
   targets = jax.nn.one_hot(support_labels, base_learner.bias.shape[0], dtype=support_features.dtype)
   gram = support_features @ support_features.T + 1
 
@@ -125,7 +125,7 @@ def adapt_primal(base_learner: BaseLearner, support_features: jax.Array, support
   References: Sun et al., CVPR 2019, section 4.2, equation 2.
   """
   _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order)
-  rates = _rates(inner_lr, num_steps, support_features.dtype)
+  rates = _rates(inner_lr, num_steps, jnp.result_type(support_features))
 
   def support_loss(theta):
     return cross_entropy(logits(theta, support_features), support_labels)

@@ -1,28 +1,20 @@
 """Checkpoints on disk: asynchronous, atomic, every leaf checked when it is read.
 
-A checkpoint directory holds one folder per step, written by orbax: `<step>/state` has the leaves under their
-path (`meta_params/base_learner/kernel`), `<step>/leaves` a list of their names, shapes, dtypes and checksums.
-Orbax moves a finished step into place with one rename, so a killed process leaves only whole steps. Against
-what happens to files later (a flipped bit, a cut file) each leaf is compared with its checksum on reading,
-and a damaged step gives way, with a warning, to the next in line.
+A checkpoint directory holds one folder per step, written by orbax; `stored_step` says what is in it. Orbax moves a
+finished step into place with one rename, so a killed process leaves only whole steps. Against what happens to files
+later (a flipped bit, a cut file) each leaf is compared with its checksum on reading, and a damaged step gives way,
+with a warning, to the next in line.
 """
 import contextlib
-import functools
 import glob
-import json
-import logging as python_logging
 import math
 import os
 import shutil
-import zlib
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import logging
 
-_LEAVES_FILE = 'leaves.json'
+from mtl_jax import stored_step
 
 
 class Checkpoints:
@@ -68,7 +60,7 @@ class Checkpoints:
       OSError: this save, or the one before it, could not be written. What was saved earlier stays.
     """
     step, accuracy = int(step), _finite_or_none(accuracy)
-    arrays = _to_host(state)
+    arrays = stored_step.to_host(state)
     self.wait()
     if step in self._whole_steps():
       raise ValueError(f'step {step} is in {self.directory} already: expected a new step; '
@@ -78,7 +70,7 @@ class Checkpoints:
       self._move_damaged_aside()
       self._open_manager()
       self._accuracies[step] = accuracy
-      self._manager.save(step, args=_orbax_items(step, arrays, accuracy), force=True)
+      self._manager.save(step, args=stored_step.orbax_items(step, arrays, accuracy), force=True)
 
   def wait(self) -> None:
     """Returns when everything is on disk; raises OSError where it could not be written."""
@@ -138,8 +130,8 @@ class Checkpoints:
     reason = ''
     for step in steps:
       try:
-        return step, _read_step(self.directory, step, like)
-      except _Damaged as damage:
+        return step, stored_step.read(self.directory, step, like)
+      except stored_step.Damaged as damage:
         reason = f'step {step} in {self.directory} is damaged: {damage}'
         self._damaged.add(step)
         logging.warning('checkpoint of %s; trying the next in line', reason)
@@ -152,8 +144,8 @@ class Checkpoints:
     """Returns the accuracy of each step whose list of leaves can be read."""
     accuracies = {}
     for step in self.steps():
-      with contextlib.suppress(_Damaged):
-        accuracies[step] = _read_leaf_list(self.directory, step)['accuracy']
+      with contextlib.suppress(stored_step.Damaged):
+        accuracies[step] = stored_step.read_leaf_list(self.directory, step)['accuracy']
     return accuracies
 
   def _whole_steps(self) -> list[int]:
@@ -173,14 +165,14 @@ class Checkpoints:
     if self._manager is not None:
       return
     os.makedirs(self.directory, exist_ok=True)
-    ocp = _orbax()
+    ocp = stored_step.orbax()
     self._accuracies = self.accuracies()
     policies = [ocp.checkpoint_managers.LatestN(self._keep_latest),
                 _KeepBest(self._keep_best, self._accuracies)]
     self._manager = ocp.CheckpointManager(
       self.directory,
       item_handlers={'state': ocp.PyTreeCheckpointHandler(),
-                     'leaves': ocp.JsonCheckpointHandler(filename=_LEAVES_FILE)},
+                     'leaves': ocp.JsonCheckpointHandler(filename=stored_step.LEAVES_FILE)},
       options=ocp.CheckpointManagerOptions(
         preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,  # what a killed process was writing
@@ -205,8 +197,8 @@ class Checkpoints:
         shutil.rmtree(unfinished, ignore_errors=True)
       whole = self._whole_steps()
       kept = f'the last good checkpoint, step {whole[-1]}, stays' if whole else 'no earlier checkpoint exists'
-      raise OSError(f'could not write the checkpoint of step {step} to {self.directory}: {_reason(error)}'
-                    f'{_free_space(self.directory)}; {kept}') from error
+      raise OSError(f'could not write the checkpoint of step {step} to {self.directory}: '
+                    f'{stored_step.reason(error)}{_free_space(self.directory)}; {kept}') from error
 
 
 class _KeepBest(NamedTuple):
@@ -257,147 +249,9 @@ def load_tree(directory: str | os.PathLike, like: Any = None) -> Any:
   return found[1]
 
 
-class _Damaged(Exception):
-  """A step cannot be read; the message says why, in one line."""
-
-
-def _read_step(directory: str, step: int, like: Any) -> Any:
-  """Reads one step into the structure of `like`; `_Damaged` where a leaf is not what was saved."""
-  leaves = _read_leaf_list(directory, step)['leaves']
-  if like is not None:
-    _check_same_leaves(leaves, like, os.path.join(directory, str(step)))
-  arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype, _) in leaves.items() if 0 in shape}
-  if len(arrays) < len(leaves):
-    try:
-      ocp = _orbax()
-      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        arrays |= checkpointer.restore(os.path.join(directory, str(step), 'state'))
-    except Exception as error:  # Damage surfaces as errors of many kinds, from orbax, JSON and tensorstore.
-      if isinstance(error, MemoryError):
-        raise
-      raise _Damaged(_reason(error)) from error
-  for name, entry in leaves.items():
-    if name not in arrays:
-      raise _Damaged(f'leaf {name} is missing')
-    if _describe(arrays[name]) != entry:
-      raise _Damaged(f'leaf {name} is not what was saved (its checksum differs)')
-  return _nested(arrays) if like is None else jax.tree.unflatten(
-    jax.tree.structure(like), [_placed(arrays[name], leaf) for name, leaf in _named_leaves(like).items()])
-
-
-def _read_leaf_list(directory: str, step: int) -> dict[str, Any]:
-  """Returns the object with `accuracy` and `leaves` (name -> [shape, dtype, checksum])."""
-  try:
-    with open(os.path.join(directory, str(step), 'leaves', _LEAVES_FILE), encoding='utf-8') as file:
-      content = json.load(file)
-    if content['checksum'] != _text_checksum(content):
-      raise _Damaged('the checksum of its list of leaves differs')
-    return content
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise _Damaged(f'its list of leaves cannot be read: {_reason(error)}') from error
-
-
-def _orbax_items(step: int, arrays: dict[str, np.ndarray], accuracy: float | None):
-  """What is written of one step."""
-  content = {'step': step, 'accuracy': accuracy, 'leaves': {n: _describe(a) for n, a in arrays.items()}}
-  args = _orbax().args
-  items = {'leaves': args.JsonSave(content | {'checksum': _text_checksum(content)})}
-  stored = {name: array for name, array in arrays.items() if array.size}
-  if stored:  # Orbax refuses arrays without elements, and trees without arrays.
-    items['state'] = args.PyTreeSave(stored)
-  return args.Composite(**items)
-
-
-def _text_checksum(content: dict[str, Any]) -> int:
-  text = json.dumps({key: content[key] for key in ('step', 'accuracy', 'leaves')}, sort_keys=True)
-  return zlib.crc32(text.encode())
-
-
-def _describe(array: np.ndarray) -> list:
-  """Returns [shape, dtype, checksum of the bytes]."""
-  data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-  return [list(array.shape), array.dtype.name, zlib.crc32(data)]
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-  """Returns path -> leaf, as in 'meta_params/base_learner/kernel'."""
-  pairs = [(jax.tree_util.keystr(path, simple=True, separator='/') or 'array', leaf)
-           for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
-  leaves = dict(pairs)
-  if len(leaves) < len(pairs):
-    raise ValueError('expected leaves with distinct paths, but two have the same one; rename a key with "/"')
-  return leaves
-
-
-def _to_host(tree: Any) -> dict[str, np.ndarray]:
-  """Returns path -> a copy of the leaf as a NumPy array, safe from donation and changes in place."""
-  leaves = _named_leaves(tree)
-  for name, leaf in leaves.items():
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      raise ValueError(f'leaf {name} is a typed random key: expected numbers; save jax.random.key_data(key)')
-  arrays = {name: np.array(leaf) for name, leaf in jax.device_get(leaves).items()}
-  for name, array in arrays.items():
-    if array.dtype.kind in 'OSUMm':
-      raise ValueError(f'leaf {name} has dtype {array.dtype}: expected an array of numbers')
-  return arrays
-
-
-def _check_same_leaves(leaves: dict[str, list], like: Any, where: str) -> None:
-  """Raises ValueError that names the first three leaves that differ."""
-  expected = {name: (np.shape(leaf), (leaf if hasattr(leaf, 'dtype') else np.asarray(leaf)).dtype.name)
-              for name, leaf in _named_leaves(like).items()}
-  found = {name: (tuple(shape), dtype) for name, (shape, dtype, _) in leaves.items()}
-  differing = []
-  for name in [*expected, *(name for name in found if name not in expected)]:
-    if found.get(name) != expected.get(name):
-      same_shape = name in found and name in expected and found[name][0] == expected[name][0]
-      say = [_shape_text(side.get(name), same_shape) for side in (found, expected)]
-      differing.append(f'{name}: checkpoint {say[0]}, expected {say[1]}')
-  if differing:
-    more = f'; and {len(differing) - 3} more' if len(differing) > 3 else ''
-    raise ValueError(f'checkpoint {where} has other arrays than expected: {"; ".join(differing[:3])}{more}')
-
-
-def _shape_text(entry, with_dtype: bool) -> str:
-  if entry is None:
-    return 'no such leaf'
-  shape = '(' + ','.join(map(str, entry[0])) + ')'
-  return f'{entry[1]} {shape}' if with_dtype else shape
-
-
-def _placed(array: np.ndarray, leaf: Any) -> Any:
-  """Puts `array` where `leaf` is; on no particular device where `leaf` is on none."""
-  if isinstance(leaf, jax.Array):
-    return jax.device_put(array, leaf.sharding) if leaf.committed else jnp.asarray(array)
-  if isinstance(leaf, jax.ShapeDtypeStruct):
-    return jnp.asarray(array) if leaf.sharding is None else jax.device_put(array, leaf.sharding)
-  return array
-
-
-def _nested(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-  """Returns nested dicts from paths."""
-  tree = {}
-  for name, array in arrays.items():
-    *parents, last = name.split('/')
-    functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = array
-  return tree
-
-
 def _finite_or_none(number: Any) -> float | None:
   """A NaN cannot be ranked, so it counts as not measured."""
   return float(number) if number is not None and math.isfinite(number) else None
-
-
-def _reason(error: BaseException) -> str:
-  """Returns the error in at most one line of 200 characters, in the words of the system where it has some."""
-  cause = error
-  while cause is not None:
-    if isinstance(cause, OSError) and cause.strerror:
-      return cause.strerror
-    cause = cause.__cause__ or cause.__context__
-  if 'No space left' in str(error):  # tensorstore has the text only
-    return 'No space left on device'
-  return f'{type(error).__name__}: {" ".join(str(error).split())}'[:200]
 
 
 def _free_space(directory: str) -> str:
@@ -405,17 +259,3 @@ def _free_space(directory: str) -> str:
     return f' ({shutil.disk_usage(directory).free / 1e6:.1f} MB free there)'
   except OSError:
     return ''
-
-
-@functools.cache
-def _orbax():
-  """Imports orbax when it is first needed (it takes seconds), and mutes its chatter.
-
-  Of what orbax logs, only warnings and errors pass, and no tracebacks: it raises those errors as well.
-  """
-  import orbax.checkpoint as ocp
-  def keep(record: python_logging.LogRecord) -> bool:
-    of_orbax = f'orbax{os.sep}checkpoint{os.sep}' in record.pathname
-    return not of_orbax or (record.levelno >= python_logging.WARNING and not record.exc_info)
-  logging.get_absl_logger().addFilter(keep)
-  return ocp

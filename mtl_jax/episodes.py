@@ -102,7 +102,8 @@ def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
 
   Args:
     key: consumed; the same key gives the same episode on any device.
-    pool: images uint8 [n, H, W, C] (or [n, d] features), sorted by class.
+    pool: images uint8 [n, H, W, C] (or [n, d] features), sorted by class, with at least shot + query images in
+      each class (`check` makes sure of it; sizes are traced here).
     way: N.
     shot: K, support images per class.
     query: Q, query images per class.
@@ -114,6 +115,7 @@ def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
   Raises:
     ValueError: `way` exceeds the classes, or `class_ids` is not of shape [way].
   """
+  pool = jax.tree.map(jnp.asarray, pool)
   class_key, image_key = jax.random.split(key)
   if class_ids is None:
     class_ids = draw_classes(class_key, pool.class_sizes.shape[0], way)

@@ -64,6 +64,8 @@ def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainC
   _check_validation(dataset, validation)
   settings = _settings('pretrain', dataset, backbone, config, seed) | {'validation': validation._asdict()}
   workdirs.claim(workdir, settings)
+  if (results := _finished(workdir)) is not None:
+    return results
   state = pretrain.init(_key(seed, _INIT), network, len(dataset.train.class_sizes), config)
   advance = _compiled(pretrain.many_steps, _key(seed, _TRAIN), _on_device(dataset.train), dataset.mean, dataset.std,
                       backbone=network, config=config)
@@ -105,6 +107,8 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
   settings = _settings('meta_train', dataset._replace(mean=mean, std=std), learned.settings['backbone'], config, seed)
   settings |= {'validation': validation._asdict(), 'pretrained': learned.settings}
   workdirs.claim(workdir, settings)
+  if (results := _finished(workdir)) is not None:
+    return results
   network, frozen = learned.backbone, learned.backbone_vars
   state = meta_train.init(network, frozen, config)
   advance = _compiled(meta_train.cycle, _key(seed, _TRAIN), frozen, _on_device(dataset.train), mean, std,
@@ -148,13 +152,15 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
   settings = {'command': 'meta_test', 'dataset': dataset.name, 'split': split, 'protocol': protocol, 'seed': seed,
               'config': config._asdict(), 'baseline': baseline, 'checkpoint': learned.settings}
   workdirs.claim(workdir, settings)
+  if (results := _finished(workdir)) is not None:
+    return results
   began = time.monotonic()
   mean, std = (np.asarray(learned.settings['normalization'][name], np.float32) for name in ('mean', 'std'))
   score = jax.jit(functools.partial(meta_test.accuracies, backbone=learned.backbone, config=config))
   arguments = (learned.backbone_vars, _on_device(pool), mean, std,
                meta_test.task_keys(_key(seed, _TEST), config.num_tasks))
   per_task = np.asarray(score(meta_params, *arguments))
-  np.save(os.path.join(workdir, 'accuracies.npy'), per_task)
+  _save_array(os.path.join(workdir, 'accuracies.npy'), per_task)
   accuracy, ci95 = meta_test.summarize(per_task)
   results = {'command': 'meta_test', 'accuracy': accuracy, 'ci95': ci95, 'num_tasks': config.num_tasks,
              'way': config.way, 'shot': config.shot, 'query': config.query, 'protocol': protocol, 'split': split,
@@ -182,23 +188,46 @@ def load(workdir: str, image_shape: tuple[int, int, int], backbone: dict | None 
     FileNotFoundError: no such directory, or the run in it is not finished.
     ValueError: not a run of ours, another architecture or another image size.
   """
-  settings = workdirs.read_settings(workdir)
-  if settings.get('command') not in ('pretrain', 'meta_train'):
-    raise ValueError(f'expected {workdir} to hold a pre-training or meta-training, got {settings.get("command")!r}')
-  if workdirs.read_results(workdir) is None:
-    raise FileNotFoundError(f'{settings["command"]} in {workdir} is not finished: start it again to finish it')
+  settings = trained_settings(workdir)
   if list(image_shape) != settings['image_shape']:
     raise ValueError(f'expected images of shape {tuple(settings["image_shape"])}, as {workdir} was trained on, '
                      f'got {tuple(image_shape)}; choose another --image_size or --dataset')
-  network = backbones.create(image_shape=image_shape, **(backbone or settings['backbone']))
+  network = backbones.create(image_shape=image_shape, **settings['backbone'] | (backbone or {}))
   like = jax.eval_shape(network.init, jax.random.key(0))
-  backbone_vars = checkpoints.load_tree(os.path.join(workdir, 'backbone'), like)
+  try:
+    backbone_vars = checkpoints.load_tree(os.path.join(workdir, 'backbone'), like)
+  except ValueError as error:
+    if backbone is None:
+      raise
+    raise ValueError(f'{error}; --backbone and --width must be those of {workdir}, or be left out') from error
   meta_params = None
   if settings['command'] == 'meta_train':
     config = meta_train.MetaTrainConfig(**settings['config'])
     like = jax.eval_shape(lambda v: meta_train.init(network, v, config).meta_params, backbone_vars)
     meta_params = checkpoints.load_tree(os.path.join(workdir, 'meta_params'), like)
   return Learned(network, backbone_vars, meta_params, settings)
+
+
+def trained_settings(workdir: str) -> dict:
+  """Reads the settings of a finished pre-training or meta-training.
+
+  Args:
+    workdir: of that run.
+
+  Returns:
+    The content of its `settings.json`.
+
+  Raises:
+    FileNotFoundError: no such directory, or the run in it is not finished.
+    ValueError: not a run of ours.
+  """
+  settings = workdirs.read_settings(workdir)
+  if settings.get('command') not in ('pretrain', 'meta_train'):
+    raise ValueError(f'expected {workdir} to hold a pre-training or meta-training, got {settings.get("command")!r}; '
+                     'name the --workdir of one')
+  if workdirs.read_results(workdir) is None:
+    raise FileNotFoundError(f'{settings["command"]} in {workdir} is not finished: start it again to finish it')
+  return settings
 
 
 def _key(seed: int, stream: int) -> jax.Array:
@@ -246,6 +275,13 @@ def _settings(command: str, dataset: Dataset, backbone: dict, config: NamedTuple
           'normalization': normalization, 'backbone': backbone, 'config': config._asdict(), 'seed': seed}
 
 
+def _save_array(path: str, array: np.ndarray) -> None:
+  try:
+    np.save(path, array)
+  except OSError as error:
+    raise OSError(f'could not write {path}: {error.strerror or error}') from error
+
+
 def _method(learned: Learned) -> str:
   """The row of the paper's tables that a run stands for."""
   if learned.meta_params is None:
@@ -255,12 +291,16 @@ def _method(learned: Learned) -> str:
   return f'{name}, HT meta-batch' if config['hard_tasks'] else f'{name}, meta-batch'
 
 
+def _finished(workdir: str) -> dict | None:
+  """The results of a run that ended earlier, after saying so; None where there is work to do."""
+  results = workdirs.read_results(workdir)
+  if results is not None:
+    logging.info('the run in %s is finished: nothing to do', workdir)
+  return results
+
+
 def _finish(workdir: str, settings: dict, fitted: training.Fitted, trees: dict) -> dict:
   """Writes what the next phase reads, and last the results that mark the run as finished."""
-  earlier = workdirs.read_results(workdir)
-  if earlier is not None:
-    logging.info('%s in %s was finished before', settings['command'], workdir)
-    return earlier
   for name, tree in trees.items():
     checkpoints.save_tree(os.path.join(workdir, name), tree)
   results = {'command': settings['command'], 'dataset': settings['dataset'], 'steps': settings['config']['steps'],

@@ -101,6 +101,9 @@ def _modulate_layer(layer, leaf):
     raise ValueError(f'expected a scale of shape {expected} for a kernel {kernel.shape}, got {scale.shape}')
   changed = {**layer, 'kernel': kernel * scale}
   if 'shift' in leaf:
+    if 'bias' not in layer or layer['bias'].shape != leaf['shift'].shape:
+      raise ValueError(f'expected a shift only for a bias of its shape, got a shift of shape {leaf["shift"].shape} '
+                       f'for {"a bias of shape " + str(layer["bias"].shape) if "bias" in layer else "no bias"}')
     changed['bias'] = layer['bias'] + leaf['shift']
   return changed
 

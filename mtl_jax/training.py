@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from mtl_jax.checkpoints import Checkpoints
@@ -43,7 +46,7 @@ def fit(state: Any, advance: Callable, validate: Callable, *, phase: str, num_st
     A Fitted.
 
   Raises:
-    FloatingPointError: a metric is no longer finite.
+    FloatingPointError: a metric, or an array to be saved, is no longer finite.
     OSError: metrics or checkpoints cannot be written.
   """
   began = time.monotonic()
@@ -58,6 +61,8 @@ def fit(state: Any, advance: Callable, validate: Callable, *, phase: str, num_st
       with MetricWriter(workdir, first_step, phase) as writer, Progress(num_steps, phase, first_step) as progress:
         if found is None:
           _validate_and_save(state, 0, validate, writer, checkpoints, phase)
+        elif first_step == 0:  # the writer began the file anew, without the line of this checkpoint
+          writer.write(0, {'validation_accuracy': checkpoints.accuracies()[0]})
         _advance_to_end(state, first_step, num_steps, advance, validate, validate_every, phase, writer, progress,
                         checkpoints)
     checkpoints.wait()
@@ -71,16 +76,25 @@ def _advance_to_end(state, step, num_steps, advance, validate, validate_every, p
     before, started = step, time.monotonic()
     state, metrics = advance(state)
     step, metrics = int(state.step), {name: float(value) for name, value in metrics.items()}
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    due = step // validate_every > validated // validate_every or step >= num_steps
+    bad = [f'{name} is {value}' for name, value in metrics.items() if not math.isfinite(value)]
+    if due and not bad:  # The last update may have spoilt what the loss before it does not show.
+      bad = [f'{name} is not finite' for name in _not_finite(state)]
     if bad:
-      raise FloatingPointError(f'{phase} stopped at step {step}: {bad[0]} is {metrics[bad[0]]}; the last checkpoint is '
-                               f'of step {validated}; lower the learning rates')
+      raise FloatingPointError(f'{phase} stopped at step {step}: {bad[0]}; the last checkpoint is of step {validated}; '
+                               'lower the learning rates')
     rate = (step - before) / (time.monotonic() - started)
     writer.write(step, metrics, {'steps_per_second': rate})
     progress.update(step, **{name: metrics[name] for name in ('loss', 'accuracy')})
-    if step // validate_every > validated // validate_every or step >= num_steps:
+    if due:
       _validate_and_save(state, step, validate, writer, checkpoints, phase)
       validated = step
+
+
+def _not_finite(state: Any) -> list[str]:
+  return [jax.tree_util.keystr(path, simple=True, separator='/')
+          for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+          if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(np.asarray(leaf)).all()]
 
 
 def _validate_and_save(state, step, validate, writer, checkpoints, phase):

@@ -3,7 +3,8 @@
 Letters: n images, H W C their height, width and channels; N classes of an episode (way), K support images
 per class (shot), Q query images per class; d feature width.
 """
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 

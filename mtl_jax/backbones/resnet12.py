@@ -21,7 +21,7 @@ class ResNet12(nn.Module):
   def __call__(self, x, batch_stats_mode):
     for i, width in enumerate(self.widths, start=1):
       x = _Block(width, self.norm_affine, self.dtype, name=f'block{i}')(x, batch_stats_mode)
-    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 class _Block(nn.Module):

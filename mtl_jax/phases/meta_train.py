@@ -42,12 +42,12 @@ def steps_per_cycle(config: MetaTrainConfig) -> int:
   Raises:
     ValueError: K or K' is no multiple of the meta-batch, or another setting is out of range.
   """
-  for name in ('ordinary_tasks', 'hard_tasks'):
-    if getattr(config, name) % config.meta_batch:
-      raise ValueError(f'expected {name} to be a multiple of meta_batch = {config.meta_batch}, '
-                       f'got {getattr(config, name)}')
-  if config.ordinary_tasks < 1:
-    raise ValueError(f'expected ordinary_tasks of at least {config.meta_batch}, got {config.ordinary_tasks}')
+  for name, least in (('meta_batch', 1), ('ordinary_tasks', config.meta_batch), ('hard_tasks', 0)):
+    value = getattr(config, name)
+    if value < least:
+      raise ValueError(f'expected {name} of at least {least}, got {value}')
+    if value % config.meta_batch:
+      raise ValueError(f'expected {name} to be a multiple of meta_batch = {config.meta_batch}, got {value}')
   if config.learn not in ('ss', 'head'):
     raise ValueError(f"expected learn to be 'ss' or 'head', got {config.learn!r}")
   return (config.ordinary_tasks + config.hard_tasks) // config.meta_batch

@@ -16,6 +16,7 @@ class PretrainConfig(NamedTuple):
   lr: float = 0.1
   weight_decay: float = 5e-4    # on kernels
   label_smoothing: float = 0.0
+  rotation_weight: float = 0.0  # share of the loss that tells quarter turns apart; 0 turns nothing
   crop_padding: int = 4         # pixels
   flip: bool = True
   steps_per_call: int = 25      # optimizer steps in one compiled call
@@ -47,17 +48,22 @@ def init(key: jax.Array, backbone: Backbone, num_classes: int, config: PretrainC
     config: settings.
 
   Returns:
-    A PretrainState at step 0 with a zero classifier [d, num_classes].
+    A PretrainState at step 0 with a zero classifier [d, num_classes], or [d, num_classes + 4] where the last four
+    columns tell quarter turns apart.
   """
   variables = backbone.init(key)
-  head = base_learner.init(backbone.feature_dim, num_classes)
+  turns = 4 if config.rotation_weight else 0
+  head = base_learner.init(backbone.feature_dim, num_classes + turns)
   opt_state = make_optimizer(config).init((variables.params, head))
   return PretrainState(jnp.zeros((), jnp.int32), variables, head, opt_state)
 
 
 def loss(trained: tuple[Tree, BaseLearner], batch_stats: Tree, images: jax.Array, labels: jax.Array, *,
-         backbone: Backbone, label_smoothing: float) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+         backbone: Backbone, config: PretrainConfig) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
   """Classifies one batch: L(Θ, θ_base), by batch statistics.
+
+  With `rotation_weight` w, image i is turned by (4 i // B) quarters, the class must be found all the same, and so must
+  the turn: (1 - w) L_class + w L_turn.
 
   Args:
     trained: (backbone params, head), differentiated.
@@ -65,19 +71,26 @@ def loss(trained: tuple[Tree, BaseLearner], batch_stats: Tree, images: jax.Array
     images: float32 [B, H, W, C], normalised.
     labels: int [B], base classes.
     backbone: the network.
-    label_smoothing: ε; the target is 1 - ε on the class and ε spread evenly.
+    config: settings; with `label_smoothing` ε the target is 1 - ε on the class and ε spread evenly.
 
   Returns:
-    (mean cross-entropy in nats, (new batch_stats, accuracy in [0, 1])).
+    (mean cross-entropy in nats, (new batch_stats, accuracy in [0, 1] on the classes)).
 
-  References: Sun et al., CVPR 2019, section 4.1, equation 1.
+  References: Sun et al., CVPR 2019, section 4.1, equation 1; turns: Gidaris et al., ICLR 2018.
   """
   params, head = trained
+  if config.rotation_weight:
+    images, turns = augment.quarter_turns(images)
   features, new_stats = backbone.train_features(BackboneVars(params, batch_stats), images)
   scores = base_learner.logits(head, features)
-  targets = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[1]), label_smoothing)
-  accuracy = jnp.mean(jnp.argmax(scores, axis=1) == labels)
-  return jnp.mean(optax.softmax_cross_entropy(scores, targets)), (new_stats, accuracy)
+  if config.rotation_weight:
+    scores, turn_scores = scores[:, :-4], scores[:, -4:]
+  targets = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[1]), config.label_smoothing)
+  value = jnp.mean(optax.softmax_cross_entropy(scores, targets))
+  if config.rotation_weight:
+    turn_value = base_learner.cross_entropy(turn_scores, turns)
+    value = (1 - config.rotation_weight) * value + config.rotation_weight * turn_value
+  return value, (new_stats, jnp.mean(jnp.argmax(scores, axis=1) == labels))
 
 
 def step(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, *,
@@ -103,7 +116,7 @@ def step(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.A
   trained = (state.backbone.params, state.head)
   (value, (new_stats, accuracy)), gradient = jax.value_and_grad(loss, has_aux=True)(
       trained, state.backbone.batch_stats, augment.normalize(images, mean, std), labels,
-      backbone=backbone, label_smoothing=config.label_smoothing)
+      backbone=backbone, config=config)
   updates, opt_state = make_optimizer(config).update(gradient, state.opt_state, trained)
   params, head = optax.apply_updates(trained, updates)
   state = PretrainState(state.step + 1, BackboneVars(params, new_stats), head, opt_state)

@@ -1,0 +1,67 @@
+"""A toy pool and a tiny network that the tests of the three phases share."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import backbones
+from mtl_jax.types import Dataset, ImagePool
+
+SIZE = 16
+MEAN, STD = np.full(3, 0.45, np.float32), np.array([0.2, 0.25, 0.3], np.float32)
+
+
+def toy_pool(class_sizes, seed=0, noise=60):
+  """Classes of noisy images around a pattern of their own; `class_sizes` may differ."""
+  rng = np.random.default_rng(seed)
+  patterns = np.kron(rng.uniform(40, 215, (len(class_sizes), 4, 4, 3)), np.ones((SIZE // 4, SIZE // 4, 1)))
+  images = np.repeat(patterns, class_sizes, axis=0)
+  images = np.clip(images + noise * rng.normal(size=images.shape), 0, 255).astype(np.uint8)
+  sizes = np.asarray(class_sizes, np.int32)
+  return ImagePool(images, (np.cumsum(sizes) - sizes).astype(np.int32), sizes)
+
+
+def toy_dataset(val_seed=1):
+  """Three splits of 12, 6 and 6 classes; `val_seed` decides the images of validation and test."""
+  names = {split: tuple(f'{split}{i}' for i in range(n)) for split, n in (('train', 12), ('val', 6), ('test', 6))}
+  return Dataset('toy', toy_pool([8] * 12), toy_pool([6] * 6, val_seed), toy_pool([6] * 6, val_seed + 1), names,
+                 MEAN, STD, True)
+
+
+@functools.cache
+def tiny_network():
+  """4CONV of 4 filters with random weights, and running statistics near those of `toy_pool`: (backbone, variables)."""
+  backbone = backbones.create('conv4', (SIZE, SIZE, 3), width=4)
+  rng = np.random.default_rng(0)
+
+  def leaf(path, x):
+    values = rng.normal(size=x.shape)
+    kind = path[-1].key
+    if kind == 'kernel':
+      return 1.5 * values / np.sqrt(np.prod(x.shape[:-1]))
+    # Offsets above zero keep every ReLU alive; one dead layer would make all features, and most tests, vacuous.
+    return {'bias': 0.5 + 0.3 * values, 'mean': 0.5 + 0.2 * values}.get(kind, np.exp(0.2 * values))
+
+  shapes = jax.eval_shape(backbone.init, jax.random.key(0))
+  variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), jax.tree_util.tree_map_with_path(leaf, shapes))
+  images = (toy_pool([2] * 12).images.astype(np.float32) / 255 - MEAN) / STD
+  assert np.std(backbone.features(variables, images, batch_stats_mode='running'), axis=0).min() > 0.05
+  return backbone, variables
+
+
+def numpy_adapt(kernel, bias, features, labels, inner_lr, num_steps):
+  """The inner loop as the paper writes it, in float64: (kernel', bias')."""
+  targets = np.eye(len(bias))[labels]
+  for _ in range(num_steps):
+    scores = features @ kernel + bias
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    residual = (e / e.sum(axis=1, keepdims=True) - targets) / len(features)
+    kernel, bias = kernel - inner_lr * features.T @ residual, bias - inner_lr * residual.sum(axis=0)
+  return kernel, bias
+
+
+def numpy_cross_entropy(scores, labels):
+  """Mean of -log softmax(scores)[label]."""
+  log_sum = np.log(np.sum(np.exp(scores - scores.max(axis=1, keepdims=True)), axis=1)) + scores.max(axis=1)
+  return np.mean(log_sum - scores[np.arange(len(scores)), labels])

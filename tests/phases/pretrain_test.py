@@ -1,0 +1,162 @@
+"""Pre-training against SGD with Nesterov momentum written out, and on a toy pool."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax import augment
+from mtl_jax.phases import pretrain
+from mtl_jax.types import Backbone, BackboneVars, BaseLearner, ImagePool, PretrainState
+from tests.phases import MEAN, STD, tiny_network, toy_pool
+
+SIZES = [5, 9, 4, 7, 6]
+CONFIG = pretrain.PretrainConfig(steps=10, batch_size=8, lr=0.2, weight_decay=0.1, label_smoothing=0.2,
+                                 crop_padding=2, steps_per_call=3)
+ROOT = jax.random.key(3)
+
+
+def initial_state(config=CONFIG):
+  """A state whose head is not zero, so that every gradient is at work."""
+  backbone, variables = tiny_network()
+  state = pretrain.init(jax.random.key(0), backbone, len(SIZES), config)
+  kernel = jnp.asarray(np.random.default_rng(5).normal(size=state.head.kernel.shape), jnp.float32)
+  return backbone, state._replace(backbone=variables, head=BaseLearner(kernel, state.head.bias + 0.1))
+
+
+@functools.cache
+def compiled(name, config):
+  backbone, _ = initial_state(config)
+  return jax.jit(functools.partial(getattr(pretrain, name), backbone=backbone, config=config))
+
+
+def run(name, state, config=CONFIG, root=ROOT):
+  return compiled(name, config)(state, root, jax.tree.map(jnp.asarray, toy_pool(SIZES)), MEAN, STD)
+
+
+def batch_of_step(step):
+  """The batch that a step draws, with labels read off the list of class sizes."""
+  pool = toy_pool(SIZES)
+  index_key, augment_key = jax.random.split(jax.random.fold_in(ROOT, step))
+  index = np.asarray(jax.random.randint(index_key, (CONFIG.batch_size,), 0, sum(SIZES)))
+  images = augment.crop_and_flip(augment_key, jnp.asarray(pool.images[index]), padding=2, flip=True)
+  return (np.asarray(images, np.float32) / 255 - MEAN) / STD, np.repeat(np.arange(len(SIZES)), SIZES)[index]
+
+
+@jax.jit
+def gradient(trained, batch_stats, images, labels):
+  """Of the smoothed cross-entropy, written out."""
+  backbone, _ = tiny_network()
+
+  def loss(trained):
+    features, new_stats = backbone.train_features(BackboneVars(trained[0], batch_stats), images)
+    scores = features @ trained[1].kernel + trained[1].bias
+    log_p = scores - jnp.log(jnp.sum(jnp.exp(scores), axis=1, keepdims=True))
+    targets = 0.8 * (labels[:, None] == jnp.arange(len(SIZES))) + 0.2 / len(SIZES)
+    return -jnp.mean(jnp.sum(targets * log_p, axis=1)), new_stats
+
+  (value, new_stats), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+  return value, new_stats, grads
+
+
+def assert_close(found, expected, tolerance=1e-5):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected)
+
+
+def test_two_steps_by_hand():
+  _, state = initial_state()
+  trained, stats = (state.backbone.params, state.head), state.backbone.batch_stats
+  momentum = jax.tree.map(np.zeros_like, trained)
+  for t in range(2):
+    value, stats, grads = gradient(trained, stats, *batch_of_step(t))
+    grads = jax.tree.map(lambda g, p: g + (0.1 * p if p.ndim > 1 else 0), grads, trained)
+    momentum = jax.tree.map(lambda g, m: g + 0.9 * m, grads, momentum)
+    rate = 0.2 * 0.5 * (1 + np.cos(np.pi * t / 10))
+    trained = jax.tree.map(lambda p, g, m, r=rate: p - r * (g + 0.9 * m), trained, grads, momentum)
+    state, metrics = run('step', state)
+    assert int(state.step) == t + 1
+    np.testing.assert_allclose(metrics['loss'], value, rtol=1e-5)
+    assert_close((state.backbone.params, state.head), trained, 1e-4)
+    assert_close(state.backbone.batch_stats, stats, 1e-4)
+
+
+def test_a_call_of_n_steps_is_n_single_steps():
+  _, state = initial_state()
+  scanned, means = run('many_steps', state)
+  each = []
+  for _ in range(3):
+    state, metrics = run('step', state)
+    each.append(metrics)
+  assert int(scanned.step) == 3
+  assert_close(scanned, state, 1e-4)
+  for name in ('loss', 'accuracy'):
+    np.testing.assert_allclose(means[name], np.mean([m[name] for m in each]), rtol=1e-5)
+
+
+def test_weight_decay_acts_on_kernels_only():
+  _, state = initial_state()
+  with_decay, without = (run('step', state, CONFIG._replace(weight_decay=decay))[0] for decay in (0.1, 0.0))
+  before, *after = ((s.backbone.params, s.head) for s in (state, with_decay, without))
+  for (path, p), a, b in zip(jax.tree_util.tree_flatten_with_path(before)[0], *map(jax.tree.leaves, after),
+                             strict=True):
+    is_kernel = jax.tree_util.keystr(path).endswith(('kernel', "['kernel']"))
+    expected = -0.2 * 1.9 * 0.1 * p if is_kernel else np.zeros_like(p)
+    np.testing.assert_allclose(a - b, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_same_key_trains_the_same_and_another_does_not():
+  _, state = initial_state()
+  first, again, other = (run('many_steps', state, root=key)[0] for key in (ROOT, ROOT, jax.random.key(4)))
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  assert np.any(np.asarray(first.head.kernel) != np.asarray(other.head.kernel))
+
+
+def test_loss_falls_on_classes_that_differ():
+  config = pretrain.PretrainConfig(steps=60, batch_size=16, lr=0.1, crop_padding=0, flip=False, steps_per_call=20)
+  backbone, _ = tiny_network()
+  state, losses = pretrain.init(jax.random.key(0), backbone, len(SIZES), config), []
+  for _ in range(3):
+    state, metrics = run('many_steps', state, config)
+    losses.append(float(metrics['loss']))
+  assert losses[2] < losses[1] < losses[0] < np.log(5) + 0.2
+  assert losses[2] < 0.6 and metrics['accuracy'] > 0.85
+
+
+def test_the_first_loss_is_that_of_a_classifier_which_knows_nothing():
+  backbone, _ = tiny_network()
+  state = pretrain.init(jax.random.key(0), backbone, len(SIZES), CONFIG)
+  assert (int(state.step), state.head.kernel.shape, state.head.bias.shape) == (0, (4, 5), (5,))
+  _, metrics = run('step', state)
+  np.testing.assert_allclose(metrics['loss'], np.log(5), rtol=1e-5)
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.3])
+def test_label_smoothing(smoothing):
+  backbone, state = initial_state()
+  images, labels = batch_of_step(0)
+  value, (_, accuracy) = pretrain.loss((state.backbone.params, state.head), state.backbone.batch_stats, images, labels,
+                                       backbone=backbone, label_smoothing=smoothing)
+  features = np.asarray(backbone.train_features(state.backbone, images)[0], np.float64)
+  scores = features @ np.asarray(state.head.kernel) + np.asarray(state.head.bias)
+  log_p = scores - np.log(np.sum(np.exp(scores), axis=1, keepdims=True))
+  of_class = log_p[np.arange(len(labels)), labels]
+  expected = -np.mean((1 - smoothing) * of_class + smoothing * log_p.mean(axis=1))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_allclose(accuracy, np.mean(scores.argmax(axis=1) == labels), rtol=1e-6)
+
+
+def test_every_image_gets_the_label_of_its_class_where_classes_differ_in_size():
+  # Each image shows the number of its class, the network reads it, the head repeats it: accuracy must be 1.
+  def read(variables, images):
+    return 50 * jax.nn.one_hot(jnp.round(images[:, 0, 0, 0] * 255).astype(int), 5), variables.batch_stats
+
+  backbone = Backbone(None, None, read, 5, (4, 4, 1), (), ())
+  sizes = np.array(SIZES, np.int32)
+  images = np.repeat(np.arange(5, dtype=np.uint8), sizes)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+  pool = jax.tree.map(jnp.asarray, ImagePool(images, (np.cumsum(sizes) - sizes).astype(np.int32), sizes))
+  config = pretrain.PretrainConfig(batch_size=200, crop_padding=0)
+  head = BaseLearner(jnp.eye(5), jnp.zeros(5))
+  state = PretrainState(jnp.int32(0), BackboneVars({}, {}), head, pretrain.make_optimizer(config).init(({}, head)))
+  _, metrics = pretrain.step(state, ROOT, pool, np.zeros(1), np.ones(1), backbone=backbone, config=config)
+  assert metrics['accuracy'] == 1 and metrics['loss'] < 1e-6
