@@ -16,5 +16,5 @@ setuptools.setup(
     package_data={'launch': ['presets/*.flags']},
     python_requires='>=3.11',
     install_requires=(HERE / 'requirements.txt').read_text(encoding='utf-8').split(),
-    extras_require={'test': ['pytest>=8.0', 'hypothesis>=6.100', 'ruff>=0.8']},
+    extras_require={'test': ['pytest>=8.0', 'hypothesis>=6.100', 'ruff>=0.17,<0.18']},
 )

@@ -14,13 +14,13 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import jax  # noqa: E402
+import jax
 
-from launch import session  # noqa: E402
-from mtl_jax import backbones, base_learner, scale_shift  # noqa: E402
-from mtl_jax.backbones.resnet12 import ResNet12  # noqa: E402
-from mtl_jax.phases import meta_train  # noqa: E402
-from mtl_jax.types import BackboneVars, Episode, MetaParams, MetaState  # noqa: E402
+from launch import session
+from mtl_jax import backbones, base_learner, scale_shift
+from mtl_jax.backbones.resnet12 import ResNet12
+from mtl_jax.phases import meta_train
+from mtl_jax.types import BackboneVars, Episode, MetaParams, MetaState
 
 
 def parse_args():

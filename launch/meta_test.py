@@ -7,7 +7,7 @@ import os
 from absl import flags
 
 from launch import options, session, tables
-from mtl_jax import runs
+from mtl_jax import learned, runs
 from mtl_jax.phases import meta_test
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Work directory of a finished meta-training, or of a pre-training '
@@ -17,7 +17,7 @@ PROTOCOL = flags.DEFINE_string('protocol', 'inductive', 'inductive: 15 queries p
                                'as many queries as shots, batch statistics, support doubled by flips.')
 QUERY = flags.DEFINE_integer('query', None, 'Query images per class; by default as the protocol says.', lower_bound=1)
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Classes that the tasks come from.')
-INNER_LR = flags.DEFINE_float('inner_lr', None, 'Inner learning rate; by default that of meta-training, else 0.01.',
+INNER_LR = flags.DEFINE_float('inner_lr', None, 'Inner learning rate; by default that of the run in --checkpoint.',
                               lower_bound=0.0)
 BASELINE = flags.DEFINE_bool('baseline', True, 'Also score the pre-trained features without meta-learning (update θ).')
 flags.adopt_module_key_flags(options)  # --help shows them too
@@ -27,7 +27,7 @@ flags.mark_flag_as_required('checkpoint')
 
 def run():
   """Runs the phase that the flags describe."""
-  settings = runs.trained_settings(CHECKPOINT.value)
+  settings = learned.trained_settings(CHECKPOINT.value)
   way, shot = (_flag_or_trained(name, settings) for name in ('way', 'shot'))
   fields = meta_test.protocol_settings(PROTOCOL.value, shot)
   if QUERY.value is not None:
@@ -37,7 +37,11 @@ def run():
     inner_lr = settings['config'].get('inner_lr', settings.get('validation', {}).get('inner_lr', 0.01))
   config = meta_test.MetaTestConfig(num_tasks=NUM_TASKS.value, way=way, shot=shot, inner_lr=inner_lr,
                                     inner_steps=options.TEST_INNER_STEPS.value, **fields)
-  name = f'{options.DATASET.value}_{SPLIT.value}_{way}way_{shot}shot_{PROTOCOL.value}_{NUM_TASKS.value}'
+  name = f'{options.DATASET.value}_{SPLIT.value}_{way}way_{shot}shot_{PROTOCOL.value}_{NUM_TASKS.value}tasks'
+  # What is not at its default goes into the name, so that every setting has a directory of its own.
+  given = [f'{flag}{flags.FLAGS[flag].value:g}' for flag in ('seed', 'query', 'inner_lr', 'test_inner_steps')
+           if flags.FLAGS[flag].present]
+  name = '_'.join([name, *given])
   workdir = options.WORKDIR.value or os.path.join(CHECKPOINT.value, 'meta_test', name)
   results = runs.meta_test_run(options.load_dataset(), checkpoint=CHECKPOINT.value, config=config, split=SPLIT.value,
                                protocol=PROTOCOL.value, seed=options.SEED.value, workdir=workdir,

@@ -5,7 +5,7 @@
 from absl import flags
 
 from launch import options, session
-from mtl_jax import runs
+from mtl_jax import learned, runs
 from mtl_jax.phases.meta_train import MetaTrainConfig
 
 PRETRAINED = flags.DEFINE_string('pretrained', None, 'Work directory of a finished pre-training.')
@@ -18,7 +18,7 @@ META_BATCH = flags.DEFINE_integer('meta_batch', 2, 'Tasks per outer step.', lowe
 HARD = flags.DEFINE_bool('hard_tasks', True, 'Compose hard tasks of the classes that failed (HT meta-batch).')
 NUM_ORDINARY = flags.DEFINE_integer('num_ordinary_tasks', 20, 'Ordinary tasks of a cycle (K).', lower_bound=1)
 NUM_HARD = flags.DEFINE_integer('num_hard_tasks', 10, "Hard tasks of a cycle (K').", lower_bound=1)
-INNER_LR = flags.DEFINE_float('inner_lr', 0.01, 'Inner learning rate.', lower_bound=0.0)
+INNER_LR = flags.DEFINE_float('inner_lr', 0.01, 'Inner learning rate (α).', lower_bound=0.0)
 INNER_STEPS = flags.DEFINE_integer('inner_steps', 20, 'Inner steps in meta-training.', lower_bound=1)
 GRADIENT_ORDER = flags.DEFINE_enum('gradient_order', 'second', ['first', 'second'], 'Whether the outer gradient goes '
                                    'through the inner loop.')
@@ -26,8 +26,8 @@ OUTER_LR = flags.DEFINE_float('outer_lr', 1e-3, 'First learning rate of Adam.', 
 OUTER_LR_HALVING = flags.DEFINE_integer('outer_lr_halving', 1000, 'Outer steps after which it is halved.',
                                         lower_bound=1)
 OUTER_LR_FLOOR = flags.DEFINE_float('outer_lr_floor', 1e-4, 'It never falls below this.', lower_bound=0.0)
-LEARN = flags.DEFINE_enum('learn', 'ss', ['ss', 'head'], 'What the outer loop learns: scale, shift and base-learner, '
-                          'or the base-learner alone (FT θ).')
+LEARN = flags.DEFINE_enum('learn', 'ss', ['ss', 'ss_last', 'head'], 'What the outer loop learns: scale, shift and '
+                          'base-learner; the same on the last block only; or the base-learner alone (FT θ).')
 BATCH_STATS = flags.DEFINE_enum('batch_stats', 'running', ['running', 'batch'], 'Batch norm by running statistics of '
                                 'pre-training, or by those of the images at hand.')
 CROP_PADDING = flags.DEFINE_integer('crop_padding', None, 'Padding of random crops in pixels; by default an eighth of '
@@ -40,7 +40,7 @@ flags.mark_flags_as_required(['workdir', 'pretrained'])
 
 def run():
   """Runs the phase that the flags describe."""
-  runs.trained_settings(PRETRAINED.value)  # a wrong directory fails before data is read
+  learned.trained_settings(PRETRAINED.value)  # a wrong directory fails before data is read
   dataset = options.load_dataset()
   config = MetaTrainConfig(
       steps=STEPS.value, way=options.WAY.value, shot=options.SHOT.value, query=QUERY.value,
@@ -52,8 +52,8 @@ def run():
       flip=dataset.flip if FLIP.value is None else FLIP.value)
   backbone = {'name': BACKBONE.value, 'width': WIDTH.value} if BACKBONE.value else None
   results = runs.meta_train_run(dataset, pretrained=PRETRAINED.value, config=config, backbone=backbone,
-                                validation=options.validation(INNER_LR.value), seed=options.SEED.value,
-                                workdir=options.WORKDIR.value)
+                                validation=options.validation(INNER_LR.value, BATCH_STATS.value),
+                                seed=options.SEED.value, workdir=options.WORKDIR.value)
   print(f'meta-trained on {dataset.name}: {config.way}-way {config.shot}-shot accuracy '
         f'{100 * results["validation_accuracy"]:.2f}% on validation classes at step {results["best_step"]}, '
         f'{results["seconds"]:.0f} s')

@@ -37,17 +37,19 @@ def load_dataset() -> types.Dataset:
                    split_file=SPLIT_FILE.value, skip_broken=SKIP_BROKEN.value)
 
 
-def validation(inner_lr: float) -> runs.Validation:
+def validation(inner_lr: float, batch_stats_mode: str = 'running') -> runs.Validation:
   """Gives the validation tasks that the flags name.
 
   Args:
     inner_lr: α of the base-learner.
+    batch_stats_mode: 'running' or 'batch'.
 
   Returns:
     A Validation.
   """
   return runs.Validation(every=VALIDATE_EVERY.value, num_tasks=VALIDATION_TASKS.value, way=WAY.value,
-                         shot=SHOT.value, inner_lr=inner_lr, inner_steps=TEST_INNER_STEPS.value)
+                         shot=SHOT.value, inner_lr=inner_lr, inner_steps=TEST_INNER_STEPS.value,
+                         batch_stats_mode=batch_stats_mode)
 
 
 def crop_padding(value: int | None, image_size: int) -> int:

@@ -11,7 +11,7 @@ from mtl_jax.phases.pretrain import PretrainConfig
 BACKBONE = flags.DEFINE_string('backbone', 'conv4', f'Network: one of {", ".join(backbones.NAMES)}.')
 WIDTH = flags.DEFINE_integer('width', None, 'Channels of its first block; by default as published.', lower_bound=1)
 COMPUTE_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Of convolutions: float32 or bfloat16.')
-STEPS = flags.DEFINE_integer('steps', 5000, 'Optimizer steps.', lower_bound=1)
+STEPS = flags.DEFINE_integer('steps', 5000, 'Optimizer steps, rounded up to whole calls.', lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images per step.', lower_bound=2)
 LR = flags.DEFINE_float('lr', 0.1, 'First learning rate of SGD; it falls to zero along a cosine.', lower_bound=0.0)
 WEIGHT_DECAY = flags.DEFINE_float('weight_decay', 5e-4, 'Weight decay of kernels.', lower_bound=0.0)
@@ -34,6 +34,8 @@ def run():
   backbone = {'name': BACKBONE.value, 'width': WIDTH.value, 'compute_dtype': COMPUTE_DTYPE.value}
   backbones.create(image_shape=(32, 32, 3), **backbone)  # an unknown name fails before data is read
   dataset = options.load_dataset()
+  if ROTATION_WEIGHT.value and dataset.name == 'omniglot':
+    raise ValueError('--rotation_weight does not go with omniglot: there a turned image is another class')
   config = PretrainConfig(
       steps=STEPS.value, batch_size=BATCH_SIZE.value, lr=LR.value, weight_decay=WEIGHT_DECAY.value,
       label_smoothing=LABEL_SMOOTHING.value, rotation_weight=ROTATION_WEIGHT.value,

@@ -5,7 +5,7 @@
 import os
 import time
 
-from absl import flags
+from absl import flags, logging
 
 from launch import options, session, tables
 from mtl_jax import data, runs, workdirs
@@ -31,11 +31,18 @@ INNER_LR = 0.05
 
 def run():
   """Runs the three phases and prints the table."""
+  foreign = sorted(flag.name for flag in flags.FLAGS.get_key_flags_for_module(options)
+                   if flag.present and flag.name not in ('workdir', 'seed'))
+  if foreign:
+    raise ValueError(f'quickstart has no --{foreign[0]}: use the launchers of the single phases')
   began = time.monotonic()
   root = WORKDIR.value
   settings = {'command': 'quickstart', 'seed': SEED.value, 'pretrain_steps': PRETRAIN_STEPS.value,
               'meta_steps': META_STEPS.value, 'num_tasks': NUM_TASKS.value, 'width': WIDTH.value}
   workdirs.claim(root, settings)
+  if workdirs.read_results(root) is not None:
+    logging.info('the run in %s is finished: nothing to do', root)
+    return _show(root)
   glyphs = data.load('glyphs')
   validation = runs.Validation(every=150, num_tasks=500, inner_lr=INNER_LR)
   pretrained = os.path.join(root, 'pretrain')
@@ -52,28 +59,38 @@ def run():
         glyphs, checkpoint=os.path.join(root, key), split='test', protocol='inductive', seed=SEED.value,
         config=MetaTestConfig(num_tasks=NUM_TASKS.value, inner_lr=INNER_LR), baseline=False,
         workdir=os.path.join(root, f'meta_test_{key}'))
-  _report(root, phases, time.monotonic() - began)
+  _write(root, phases, time.monotonic() - began)
+  _show(root)
 
 
-def _report(root, phases, seconds):
-  """Writes results.json, prints the table and the seconds of each phase."""
+def _write(root, phases, seconds):
+  """Writes results.json; `seconds` is all that this process took."""
   tested = phases['meta_test']
   best = tested['mtl_ht']
-  names = {key: name for key, name, _ in ROWS} | {'pretrain': 'no meta-learning: update θ'}
   baselines = {'update_theta' if key == 'pretrain' else key: {k: tested[key][k] for k in ('accuracy', 'ci95')}
                for key in ('mtl', 'ft_theta', 'pretrain')}
   workdirs.write_results(root, {
       'command': 'quickstart', 'accuracy': best['accuracy'], 'ci95': best['ci95'], 'baselines': baselines, **phases,
       'seed': SEED.value, 'seconds': seconds, **workdirs.describe_machine()})
-  tables.show(f'glyphs, 5-way 1-shot, 15 queries, inductive, {best["num_tasks"]} test tasks',
-              [(names[key], result['accuracy'], result['ci95']) for key, result in tested.items()])
-  spent = {'pre-training': phases['pretrain']['seconds'],
-           'meta-training': sum(result['seconds'] for result in phases['meta_train'].values()),
+
+
+def _show(root):
+  """Prints the table and the seconds of each phase."""
+  results = workdirs.read_results(root)
+  tested = results['meta_test']
+  names = {key: name for key, name, _ in ROWS} | {'pretrain': 'no meta-learning: update θ'}
+  tables.show(f'glyphs, 5-way 1-shot, 15 queries, inductive, {tested["mtl_ht"]["num_tasks"]} test tasks',
+              [(names[key], tested[key]['accuracy'], tested[key]['ci95']) for key in names])
+  spent = {'pre-training': results['pretrain']['seconds'],
+           'meta-training': sum(result['seconds'] for result in results['meta_train'].values()),
            'meta-test': sum(result['seconds'] for result in tested.values())}
-  print('  '.join(f'{name} {value:.0f} s' for name, value in spent.items()) + f'  in all {seconds:.0f} s')
+  print('  '.join(f'{name} {value:.0f} s' for name, value in spent.items()) + f'  in all {results["seconds"]:.0f} s')
   print(f'written to {os.path.join(root, "results.json")}')
 
 
+flags.declare_key_flag('workdir')
+flags.declare_key_flag('seed')
+flags.adopt_module_key_flags(session)
 flags.mark_flag_as_required('workdir')
 
 if __name__ == '__main__':

@@ -36,16 +36,26 @@ def start(run: Callable[[], None]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
     python_logging.getLogger('jax').setLevel(python_logging.WARNING)  # it reports each backend it does not find
+    logging.get_absl_logger().addFilter(_not_of_tfds)
     warnings.showwarning = lambda message, *_: logging.warning('warning: %s', message)  # without a line of source
+    _mute_late_writers()
     prepare_jax()
     try:
       run()
     except (ValueError, OSError, FloatingPointError) as error:
       _stop(' '.join(str(error).split()) or type(error).__name__, 1)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+      _stop(f'{" ".join(str(error).split())[:200] or "out of memory"}; if memory ran out, choose a smaller '
+            '--batch_size, --meta_batch or --image_size', 1)
     except KeyboardInterrupt:
       _stop('interrupted; start the same command again to resume', 130)
 
   app.run(main, flags_parser=_parse)
+
+
+def _not_of_tfds(record: python_logging.LogRecord) -> bool:
+  """Drops what tensorflow-datasets tells of each file that it writes."""
+  return 'tensorflow_datasets' not in record.pathname or record.levelno >= python_logging.WARNING
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -71,6 +81,17 @@ def _runs_on_cpu() -> bool:
   if platforms:
     return platforms.split(',')[0] == 'cpu'
   return not any(importlib.util.find_spec(name) for name in _ACCELERATOR_PACKAGES)
+
+
+def _mute_late_writers() -> None:
+  """After a save failed, as on a full disk, the threads of orbax go on to report that to a loop it has closed."""
+  python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
+
+  def show(unraisable):
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == 'Event loop is closed'):
+      sys.__unraisablehook__(unraisable)
+
+  sys.unraisablehook = show
 
 
 def _stop(message: str, status: int) -> None:

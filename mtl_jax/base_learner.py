@@ -36,7 +36,7 @@ def logits(base_learner: BaseLearner, features: jax.Array) -> jax.Array:
   Returns:
     Logits [n, N].
   """
-  return features @ base_learner.kernel + base_learner.bias
+  return _product(features, base_learner.kernel) + base_learner.bias
 
 
 def cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
@@ -70,7 +70,7 @@ def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels
     support_features: [n, d].
     support_labels: int [n], in [0, N).
     query_features: [m, d].
-    inner_lr: α, a scalar or one per step [num_steps]; gradients flow to it.
+    inner_lr: α, a scalar or one per step [num_steps]; differentiable in 'second' order.
     num_steps: T, at least 1.
     gradient_order: 'second' differentiates through the loop. 'first' holds the adaptation W' - W, b' - b constant:
       θ receives the gradient at θ', and the features are differentiated on the query side alone.
@@ -86,19 +86,19 @@ def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels
   _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order)
   rates = _rates(inner_lr, num_steps, jnp.result_type(support_features))
   targets = jax.nn.one_hot(support_labels, base_learner.bias.shape[0], dtype=support_features.dtype)
-  gram = support_features @ support_features.T + 1
+  gram = _product(support_features, support_features.T) + 1
 
   def step(scores, rate):
     residual = (jax.nn.softmax(scores) - targets) / targets.shape[0]
-    return scores - rate * (gram @ residual), (rate * residual, cross_entropy(scores, support_labels))
+    return scores - rate * _product(gram, residual), (rate * residual, cross_entropy(scores, support_labels))
 
   _, (updates, losses) = jax.lax.scan(step, logits(base_learner, support_features), rates)
   total = jnp.sum(updates, axis=0)  # A [n, N]
   span = support_features
   if gradient_order == 'first':
     total, span = jax.lax.stop_gradient((total, span))
-  query_logits = logits(base_learner, query_features) - (query_features @ span.T + 1) @ total
-  adapted = BaseLearner(base_learner.kernel - span.T @ total, base_learner.bias - jnp.sum(total, axis=0))
+  query_logits = logits(base_learner, query_features) - _product(_product(query_features, span.T) + 1, total)
+  adapted = BaseLearner(base_learner.kernel - _product(span.T, total), base_learner.bias - jnp.sum(total, axis=0))
   return AdaptResult(adapted, query_logits, losses)
 
 
@@ -139,6 +139,11 @@ def adapt_primal(base_learner: BaseLearner, support_features: jax.Array, support
     constant = jax.lax.stop_gradient(jax.tree.map(jnp.subtract, adapted, base_learner))
     adapted = jax.tree.map(jnp.add, base_learner, constant)
   return AdaptResult(adapted, logits(adapted, query_features), losses)
+
+
+def _product(a, b):
+  # Accelerators round float32 factors unless told not to, and a hundred steps would add that up; these are tiny.
+  return jnp.matmul(a, b, precision='highest')
 
 
 def _rates(inner_lr, num_steps, dtype):

@@ -70,7 +70,7 @@ def draw_images(key: jax.Array, class_size: jax.Array, num: int) -> jax.Array:
   ranks = jax.random.randint(key, (num,), 0, class_size - jnp.arange(num))
 
   def draw(i, state):
-    drawn, taken = state  # taken: the images drawn so far in rising order, then class_size as a filler
+    drawn, taken = state  # taken: the images drawn so far in rising order, then a filler beyond all
     chosen = ranks[i] + jnp.sum(taken - jnp.arange(num) <= ranks[i])
     return drawn.at[i].set(chosen), jnp.sort(taken.at[num - 1].set(chosen))
 

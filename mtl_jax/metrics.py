@@ -4,6 +4,7 @@
 again, so that the file of a run killed and resumed is byte for byte that of an unbroken run.
 """
 import collections
+import contextlib
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import IO
 
-_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES = 5.0
 _RATE_OVER_UPDATES = 50
 
 
@@ -28,22 +29,23 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: str | os.PathLike, resume_step: int = 0, phase: str | None = None):
-    from tensorboardX import SummaryWriter  # slow to import, and only some importers of this module write
-
     os.makedirs(workdir, exist_ok=True)
     self._path = os.path.join(workdir, 'metrics.jsonl')
     self._phase = phase
     _remove_later_lines(self._path, resume_step, phase)
     self._file = open(self._path, 'a', encoding='utf-8', newline='\n')
     # One folder per phase, as TensorBoard purges all curves of a folder together.
-    self._tensorboard = SummaryWriter(os.path.join(workdir, 'tensorboard', phase or ''), flush_secs=10,
-                                      purge_step=resume_step + 1 if resume_step else 0)
+    self._events = _EventFile(os.path.join(workdir, 'tensorboard', phase or ''), resume_step)
 
   def __enter__(self) -> 'MetricWriter':
     return self
 
   def __exit__(self, error_type, error, traceback) -> None:
-    self.close()
+    try:
+      self.close()
+    except OSError:
+      if error_type is None:  # It must not hide the error that ended the block.
+        raise
 
   def write(self, step: int, values: Mapping[str, float], timings: Mapping[str, float] | None = None) -> None:
     """Writes one line, and the same scalars to TensorBoard.
@@ -54,7 +56,7 @@ class MetricWriter:
       timings: rates and durations, which differ from run to run: they go to TensorBoard only.
 
     Raises:
-      OSError: the line cannot be written.
+      OSError: the line or the events cannot be written.
     """
     values = {name: float(value) for name, value in values.items()}
     head = {'step': int(step)} | ({'phase': self._phase} if self._phase else {})
@@ -63,19 +65,62 @@ class MetricWriter:
       self._file.flush()
     except OSError as error:
       raise OSError(f'could not write {self._path}: {error.strerror}') from error
-    for name, value in (values | dict(timings or {})).items():
-      self._tensorboard.add_scalar(name, float(value), int(step))
+    self._events.write(int(step), values | dict(timings or {}))
 
   def close(self) -> None:
     """Closes both files."""
-    self._tensorboard.close()
-    self._file.close()
+    try:
+      self._events.close()
+    finally:
+      self._file.close()
+
+
+class _EventFile:
+  """TensorBoard events by tensorboardX's file format, written at once.
+
+  Its own `SummaryWriter` writes from a thread; where the disk is full that thread dies and the run would wait for it
+  for ever.
+  """
+
+  def __init__(self, folder: str, resume_step: int):
+    from tensorboardX import event_file_writer, summary  # slow to import, and not all importers of this module write
+    from tensorboardX.proto import event_pb2
+    self._event, self._session, self._summary = event_pb2.Event, event_pb2.SessionLog, summary.scalar
+    os.makedirs(folder, exist_ok=True)
+    self._path = folder
+    self._writer = event_file_writer.EventsWriter(os.path.join(folder, 'events'), f'.{os.getpid()}')
+    if resume_step:  # TensorBoard hides what an earlier process wrote from here on.
+      self._put(step=resume_step + 1, session_log=self._session(status=self._session.START))
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+      self._put(step=step, summary=self._summary(name, float(value)))
+    self._flush()
+
+  def _put(self, **content) -> None:
+    with self._named_errors():
+      self._writer.write_event(self._event(wall_time=time.time(), **content))
+
+  def _flush(self) -> None:
+    with self._named_errors():
+      self._writer.flush()
+
+  def close(self) -> None:
+    with self._named_errors():
+      self._writer.close()
+
+  @contextlib.contextmanager
+  def _named_errors(self):
+    try:
+      yield
+    except OSError as error:
+      raise OSError(f'could not write TensorBoard events in {self._path}: {error.strerror}') from error
 
 
 class Progress:
   """Shows how far a run is, how fast, and how long it still takes; a context.
 
-  On a terminal a bar; elsewhere plain lines: the first, the last, and one in ten seconds between them.
+  On a terminal a bar; elsewhere plain lines: the first, the last, and one in five seconds between them.
 
   Args:
     total_steps: steps of the whole run.

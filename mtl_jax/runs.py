@@ -5,6 +5,7 @@ A finished run leaves trees that the next phase reads: `backbone` (Θ) and, afte
 import functools
 import os
 import time
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,8 +15,10 @@ import numpy as np
 from absl import logging
 
 from mtl_jax import backbones, base_learner, checkpoints, episodes, training, workdirs
+from mtl_jax.learned import Learned, keep_backbone, load
+from mtl_jax.metrics import MetricWriter
 from mtl_jax.phases import meta_test, meta_train, pretrain
-from mtl_jax.types import Backbone, BackboneVars, Dataset, ImagePool, MetaParams
+from mtl_jax.types import Backbone, Dataset, ImagePool, MetaParams
 
 # Streams of random numbers of one run, split off its seed; the test tasks depend on the seed alone.
 _INIT, _TRAIN, _VALIDATE, _TEST = range(4)
@@ -29,14 +32,7 @@ class Validation(NamedTuple):
   shot: int = 1
   inner_lr: float = 0.01
   inner_steps: int = 100
-
-
-class Learned(NamedTuple):
-  """What a finished run hands on."""
-  backbone: Backbone
-  backbone_vars: BackboneVars
-  meta_params: MetaParams | None  # None after pre-training
-  settings: dict                  # of the run, as in its settings.json
+  batch_stats_mode: str = 'running'
 
 
 def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainConfig, validation: Validation,
@@ -103,20 +99,23 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
   episodes.check(dataset.train, way=config.way, shot=config.shot, query=config.query, split='train')
   _check_validation(dataset, validation)
   meta_train.steps_per_cycle(config)
-  mean, std = (np.asarray(learned.settings['normalization'][name], np.float32) for name in ('mean', 'std'))
-  settings = _settings('meta_train', dataset._replace(mean=mean, std=std), learned.settings['backbone'], config, seed)
+  if learned.settings['command'] != 'pretrain':
+    raise ValueError(f'expected {pretrained} to hold a pre-training, got a {learned.settings["command"]}; name the '
+                     '--workdir of a pre-training')
+  dataset = dataset._replace(mean=learned.mean, std=learned.std)
+  settings = _settings('meta_train', dataset, learned.settings['backbone'], config, seed)
   settings |= {'validation': validation._asdict(), 'pretrained': learned.settings}
   workdirs.claim(workdir, settings)
   if (results := _finished(workdir)) is not None:
     return results
-  network, frozen = learned.backbone, learned.backbone_vars
+  network, frozen = learned.backbone, keep_backbone(workdir, learned.backbone_vars)
   state = meta_train.init(network, frozen, config)
-  advance = _compiled(meta_train.cycle, _key(seed, _TRAIN), frozen, _on_device(dataset.train), mean, std,
-                      backbone=network, config=config)
-  score = _validator(dataset._replace(mean=mean, std=std), network, validation, seed)
+  advance = _compiled(meta_train.cycle, _key(seed, _TRAIN), frozen, _on_device(dataset.train), dataset.mean,
+                      dataset.std, backbone=network, config=config)
+  score = _validator(dataset, network, validation, seed)
   fitted = training.fit(state, advance, lambda s: score(s.meta_params, frozen), phase='meta_train',
                         num_steps=config.steps, validate_every=validation.every, workdir=workdir)
-  return _finish(workdir, settings, fitted, {'backbone': frozen, 'meta_params': fitted.state.meta_params})
+  return _finish(workdir, settings, fitted, {'meta_params': fitted.state.meta_params})
 
 
 def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTestConfig, split: str, protocol: str,
@@ -150,17 +149,17 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
     raise ValueError(f'expected way of {meta_params.base_learner.bias.shape[0]}, as {checkpoint} was meta-trained for, '
                      f'got {config.way}')
   settings = {'command': 'meta_test', 'dataset': dataset.name, 'split': split, 'protocol': protocol, 'seed': seed,
-              'config': config._asdict(), 'baseline': baseline, 'checkpoint': learned.settings}
+              'config': config._asdict(), 'baseline': baseline, 'images': _digest(pool),
+              'checkpoint': learned.settings}
   workdirs.claim(workdir, settings)
   if (results := _finished(workdir)) is not None:
     return results
   began = time.monotonic()
-  mean, std = (np.asarray(learned.settings['normalization'][name], np.float32) for name in ('mean', 'std'))
   score = jax.jit(functools.partial(meta_test.accuracies, backbone=learned.backbone, config=config))
-  arguments = (learned.backbone_vars, _on_device(pool), mean, std,
+  arguments = (learned.backbone_vars, _on_device(pool), learned.mean, learned.std,
                meta_test.task_keys(_key(seed, _TEST), config.num_tasks))
   per_task = np.asarray(score(meta_params, *arguments))
-  _save_array(os.path.join(workdir, 'accuracies.npy'), per_task)
+  workdirs.write_array(workdir, 'accuracies.npy', per_task)
   accuracy, ci95 = meta_test.summarize(per_task)
   results = {'command': 'meta_test', 'accuracy': accuracy, 'ci95': ci95, 'num_tasks': config.num_tasks,
              'way': config.way, 'shot': config.shot, 'query': config.query, 'protocol': protocol, 'split': split,
@@ -168,66 +167,11 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
   if baseline and learned.meta_params is not None:
     value, interval = meta_test.summarize(score(plain, *arguments))
     results['baselines'] = {'update_theta': {'accuracy': value, 'ci95': interval}}
+  with MetricWriter(workdir, phase='meta_test') as writer:
+    writer.write(config.num_tasks, {'accuracy': accuracy, 'ci95': ci95})
   results |= {'seed': seed, 'seconds': time.monotonic() - began, **workdirs.describe_machine()}
   workdirs.write_results(workdir, results)
   return results
-
-
-def load(workdir: str, image_shape: tuple[int, int, int], backbone: dict | None = None) -> Learned:
-  """Reads what a finished pre-training or meta-training has learned.
-
-  Args:
-    workdir: of that run.
-    image_shape: (H, W, C) of the images that it will be used on.
-    backbone: options of `backbones.create` to expect; None takes those of the run.
-
-  Returns:
-    A Learned.
-
-  Raises:
-    FileNotFoundError: no such directory, or the run in it is not finished.
-    ValueError: not a run of ours, another architecture or another image size.
-  """
-  settings = trained_settings(workdir)
-  if list(image_shape) != settings['image_shape']:
-    raise ValueError(f'expected images of shape {tuple(settings["image_shape"])}, as {workdir} was trained on, '
-                     f'got {tuple(image_shape)}; choose another --image_size or --dataset')
-  network = backbones.create(image_shape=image_shape, **settings['backbone'] | (backbone or {}))
-  like = jax.eval_shape(network.init, jax.random.key(0))
-  try:
-    backbone_vars = checkpoints.load_tree(os.path.join(workdir, 'backbone'), like)
-  except ValueError as error:
-    if backbone is None:
-      raise
-    raise ValueError(f'{error}; --backbone and --width must be those of {workdir}, or be left out') from error
-  meta_params = None
-  if settings['command'] == 'meta_train':
-    config = meta_train.MetaTrainConfig(**settings['config'])
-    like = jax.eval_shape(lambda v: meta_train.init(network, v, config).meta_params, backbone_vars)
-    meta_params = checkpoints.load_tree(os.path.join(workdir, 'meta_params'), like)
-  return Learned(network, backbone_vars, meta_params, settings)
-
-
-def trained_settings(workdir: str) -> dict:
-  """Reads the settings of a finished pre-training or meta-training.
-
-  Args:
-    workdir: of that run.
-
-  Returns:
-    The content of its `settings.json`.
-
-  Raises:
-    FileNotFoundError: no such directory, or the run in it is not finished.
-    ValueError: not a run of ours.
-  """
-  settings = workdirs.read_settings(workdir)
-  if settings.get('command') not in ('pretrain', 'meta_train'):
-    raise ValueError(f'expected {workdir} to hold a pre-training or meta-training, got {settings.get("command")!r}; '
-                     'name the --workdir of one')
-  if workdirs.read_results(workdir) is None:
-    raise FileNotFoundError(f'{settings["command"]} in {workdir} is not finished: start it again to finish it')
-  return settings
 
 
 def _key(seed: int, stream: int) -> jax.Array:
@@ -251,7 +195,7 @@ def _plain_meta_params(network: Backbone, way: int) -> MetaParams:
 
 def _validator(dataset: Dataset, network: Backbone, validation: Validation, seed: int) -> Callable:
   config = meta_test.MetaTestConfig(validation.num_tasks, validation.way, validation.shot, _query(dataset, validation),
-                                    validation.inner_lr, validation.inner_steps)
+                                    validation.inner_lr, validation.inner_steps, validation.batch_stats_mode)
   score = jax.jit(functools.partial(meta_test.accuracies, backbone=network, config=config))
   arguments = (_on_device(dataset.val), dataset.mean, dataset.std,
                meta_test.task_keys(_key(seed, _VALIDATE), validation.num_tasks))
@@ -269,17 +213,16 @@ def _check_validation(dataset: Dataset, validation: Validation) -> None:
 
 
 def _settings(command: str, dataset: Dataset, backbone: dict, config: NamedTuple, seed: int) -> dict:
-  normalization = {'mean': np.asarray(dataset.mean).tolist(), 'std': np.asarray(dataset.std).tolist()}
   return {'command': command, 'dataset': dataset.name, 'image_shape': list(dataset.train.images.shape[1:]),
           'num_classes': len(dataset.train.class_sizes), 'num_images': len(dataset.train.images),
-          'normalization': normalization, 'backbone': backbone, 'config': config._asdict(), 'seed': seed}
+          'images': {split: _digest(getattr(dataset, split)) for split in ('train', 'val')},
+          'normalization': {'mean': np.asarray(dataset.mean).tolist(), 'std': np.asarray(dataset.std).tolist()},
+          'backbone': backbone, 'config': config._asdict(), 'seed': seed}
 
 
-def _save_array(path: str, array: np.ndarray) -> None:
-  try:
-    np.save(path, array)
-  except OSError as error:
-    raise OSError(f'could not write {path}: {error.strerror or error}') from error
+def _digest(pool: ImagePool) -> int:
+  """A checksum of the images, so that a work directory is not taken for that of a run on other data."""
+  return zlib.crc32(np.ascontiguousarray(pool.images), zlib.crc32(np.asarray(pool.class_sizes, np.int32).tobytes()))
 
 
 def _method(learned: Learned) -> str:
@@ -287,7 +230,7 @@ def _method(learned: Learned) -> str:
   if learned.meta_params is None:
     return 'update θ'
   config = learned.settings['config']
-  name = {'ss': 'SS[Θ;θ]', 'head': 'FT θ'}[config['learn']]
+  name = {'ss': 'SS[Θ;θ]', 'ss_last': 'SS[Θ4;θ]', 'head': 'FT θ'}[config['learn']]
   return f'{name}, HT meta-batch' if config['hard_tasks'] else f'{name}, meta-batch'
 
 
@@ -303,7 +246,7 @@ def _finish(workdir: str, settings: dict, fitted: training.Fitted, trees: dict) 
   """Writes what the next phase reads, and last the results that mark the run as finished."""
   for name, tree in trees.items():
     checkpoints.save_tree(os.path.join(workdir, name), tree)
-  results = {'command': settings['command'], 'dataset': settings['dataset'], 'steps': settings['config']['steps'],
+  results = {'command': settings['command'], 'dataset': settings['dataset'], 'steps': fitted.last_step,
              'best_step': fitted.step, 'validation_accuracy': fitted.accuracy, 'seed': settings['seed'],
              'seconds': fitted.seconds, 'resumed_from': fitted.resumed_from, **workdirs.describe_machine()}
   workdirs.write_results(workdir, results)

@@ -3,6 +3,8 @@
 A tree-to-tree function in front of an unmodified network: `features(modulate(params, scale_shift), images)`.
 It works on any parameter tree whose layers are dicts with a `kernel` and perhaps a `bias`.
 """
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +25,7 @@ def layer_paths(params: Tree) -> tuple[Path, ...]:
   >>> layer_paths({'conv1': {'kernel': jnp.ones((3, 3, 1, 2))}, 'bn1': {'scale': jnp.ones(2)}})
   (('conv1',),)
   """
-  if not isinstance(params, dict):
+  if not isinstance(params, Mapping):
     return ()
   below = tuple((name, *path) for name, child in params.items() for path in layer_paths(child))
   return (((),) if 'kernel' in params else ()) + below
@@ -110,10 +112,10 @@ def _modulate_layer(layer, leaf):
 
 def _get(tree, path):
   for name in path:
-    if not isinstance(tree, dict) or name not in tree:
+    if not isinstance(tree, Mapping) or name not in tree:
       raise ValueError(f'expected a layer at {"/".join(path)}, got none there')
     tree = tree[name]
-  if not isinstance(tree, dict) or 'kernel' not in tree:
+  if not isinstance(tree, Mapping) or 'kernel' not in tree:
     raise ValueError(f'expected a layer with a kernel at {"/".join(path)}, got none there')
   return tree
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from mtl_jax import workdirs
 from mtl_jax.checkpoints import Checkpoints
 from mtl_jax.metrics import MetricWriter, Progress
 
@@ -21,9 +22,10 @@ class Fitted(NamedTuple):
   """How a training run ended."""
   state: Any            # the snapshot of highest validation accuracy
   step: int             # its step
+  last_step: int        # steps taken in all; calls of several steps may go past num_steps
   accuracy: float       # its accuracy on the validation tasks, in [0, 1]
   resumed_from: int     # step that this process went on from; 0 if it began the run
-  seconds: float        # spent by this process
+  seconds: float        # spent by this process, which may have resumed the run
 
 
 def fit(state: Any, advance: Callable, validate: Callable, *, phase: str, num_steps: int, validate_every: int,
@@ -50,7 +52,7 @@ def fit(state: Any, advance: Callable, validate: Callable, *, phase: str, num_st
     OSError: metrics or checkpoints cannot be written.
   """
   began = time.monotonic()
-  with Checkpoints(os.path.join(workdir, 'checkpoints')) as checkpoints:
+  with workdirs.in_use(workdir), Checkpoints(os.path.join(workdir, 'checkpoints')) as checkpoints:
     found = checkpoints.restore_latest(state)
     first_step, state = found if found is not None else (0, state)
     if first_step >= num_steps:
@@ -67,7 +69,8 @@ def fit(state: Any, advance: Callable, validate: Callable, *, phase: str, num_st
                         checkpoints)
     checkpoints.wait()
     step, best = checkpoints.restore_best(state)
-    return Fitted(best, step, checkpoints.accuracies()[step], first_step, time.monotonic() - began)
+    return Fitted(best, step, checkpoints.steps()[-1], checkpoints.accuracies()[step], first_step,
+                  time.monotonic() - began)
 
 
 def _advance_to_end(state, step, num_steps, advance, validate, validate_every, phase, writer, progress, checkpoints):

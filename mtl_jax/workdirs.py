@@ -6,12 +6,15 @@ killed process leaves either the old file or the new one.
 """
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
 from typing import Any
 
+import filelock
 import jax
+import numpy as np
 
 _SETTINGS, _RESULTS = 'settings.json', 'results.json'
 
@@ -91,6 +94,44 @@ def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
   return _read_json(os.fspath(workdir), _RESULTS)
 
 
+def write_array(workdir: str | os.PathLike, name: str, array: np.ndarray) -> None:
+  """Writes an array to `<workdir>/<name>`, over an earlier one.
+
+  Args:
+    workdir: directory of the run.
+    name: of the file, with its ending `.npy`.
+    array: any array of numbers.
+
+  Raises:
+    OSError: the file cannot be written; an earlier one stays.
+  """
+  content = io.BytesIO()
+  np.save(content, array)
+  _write(os.path.join(os.fspath(workdir), name), content.getvalue())
+
+
+@contextlib.contextmanager
+def in_use(workdir: str | os.PathLike):
+  """Keeps every other process out of a run while this one works on it; a killed process lets go by itself.
+
+  Args:
+    workdir: directory of the run.
+
+  Raises:
+    OSError: another process works on it.
+  """
+  lock = filelock.FileLock(os.path.join(os.fspath(workdir), '.lock'))
+  try:
+    lock.acquire(timeout=0)
+  except filelock.Timeout as error:
+    raise OSError(f'work directory {workdir} is in use by another process: wait for its end, or choose another '
+                  '--workdir') from error
+  try:
+    yield
+  finally:
+    lock.release()
+
+
 def describe_machine() -> dict[str, Any]:
   """Returns `device` (such as 'cpu, 8 cores' or '2 x NVIDIA H100') and `versions` (package -> version)."""
   devices = jax.devices()
@@ -123,12 +164,14 @@ def _text(settings: dict[str, Any], key: str) -> str:
 
 
 def _write_json(workdir: str, name: str, content: dict[str, Any]) -> None:
+  _write(os.path.join(workdir, name), (json.dumps(content, indent=2) + '\n').encode())
+
+
+def _write(path: str, content: bytes) -> None:
   """Writes beside the file, then renames; the file is never half-written."""
-  path = os.path.join(workdir, name)
-  text = json.dumps(content, indent=2) + '\n'
   try:
-    with open(path + '.tmp', 'w', encoding='utf-8') as file:
-      file.write(text)
+    with open(path + '.tmp', 'wb') as file:
+      file.write(content)
       file.flush()
       os.fsync(file.fileno())
     os.replace(path + '.tmp', path)

@@ -1,7 +1,10 @@
 import io
 import json
 import os
+import re
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -88,14 +91,14 @@ def _lines(monkeypatch, seconds, total, first_step=0):
   return stream.getvalue().splitlines()
 
 
-def test_plain_progress_prints_first_last_and_every_ten_seconds(monkeypatch):
-  # The first step takes 100 seconds (it compiles), the others 4 seconds each.
-  lines = _lines(monkeypatch, [100.0 + 4 * i for i in range(8)], total=8)
+def test_plain_progress_prints_first_last_and_every_five_seconds(monkeypatch):
+  # The first step takes 100 seconds (it compiles), the others 2 seconds each.
+  lines = _lines(monkeypatch, [100.0 + 2 * i for i in range(8)], total=8)
   assert lines == [
     'meta_train 1/8  loss 0.3333  accuracy 0.5',
-    'meta_train 4/8  0.25 steps/s  0:00:16 left  loss 0.3333  accuracy 0.5',
-    'meta_train 7/8  0.25 steps/s  0:00:04 left  loss 0.3333  accuracy 0.5',
-    'meta_train 8/8  0.25 steps/s  0:00:00 left  loss 0.3333  accuracy 0.5']
+    'meta_train 4/8  0.5 steps/s  0:00:08 left  loss 0.3333  accuracy 0.5',
+    'meta_train 7/8  0.5 steps/s  0:00:02 left  loss 0.3333  accuracy 0.5',
+    'meta_train 8/8  0.5 steps/s  0:00:00 left  loss 0.3333  accuracy 0.5']
 
 
 def test_plain_progress_of_a_run_that_stops_early_ends_with_its_last_step(monkeypatch):
@@ -126,3 +129,20 @@ def test_a_bar_on_a_terminal():
   assert 'pretrain' in stream.getvalue()
   assert '40/40' in stream.getvalue()
   assert 'loss 0.125' in stream.getvalue()
+
+
+def test_a_full_disk_ends_the_run_with_one_clear_error(tmp_path):
+  # In a process of its own, as the bound on the size of files stands for the disk.
+  code = """
+import resource, signal, sys
+from mtl_jax import metrics
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with metrics.MetricWriter(sys.argv[1]) as writer:
+  writer.write(0, {'loss': 1.0})
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+  for step in range(1, 1000):
+    writer.write(step, {'loss': 1.0, 'accuracy': 0.5})
+"""
+  ended = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+  assert ended.returncode == 1
+  assert re.match(r'OSError: could not write .*: File too large', ended.stderr.splitlines()[-1])

@@ -25,3 +25,7 @@ def test_files_that_the_readme_names_are_there():
   named = re.findall(r'`((?:mtl_jax|launch|benchmarks|docs)/[\w./]*)`', README)
   assert len(named) >= 6
   assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_no_figure_is_left_open():
+  assert re.findall(r'\b(?:QUICKSTART_[A-Z]+|RESULTS)\b', README) == []

@@ -64,10 +64,10 @@ def command(name: str, *flags: str, data_dir: pathlib.Path | None = None) -> lis
   return [sys.executable, '-m', f'launch.{name}', *data_flags(data_dir), *FLAGS[name], *flags]
 
 
-def launch(name: str, *flags: str, data_dir: pathlib.Path | None = None, **options) -> subprocess.CompletedProcess:
+def launch(name: str, *flags: str, data_dir: pathlib.Path | None = None) -> subprocess.CompletedProcess:
   """Runs a launcher to its end."""
   return subprocess.run(command(name, *flags, data_dir=data_dir), cwd=ROOT, env=environment(), capture_output=True,
-                        text=True, timeout=300, **options)
+                        text=True, timeout=300)
 
 
 def finished(name: str, *flags: str) -> subprocess.CompletedProcess:

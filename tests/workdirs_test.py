@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -89,3 +91,24 @@ def test_describe_machine_names_device_and_versions():
   assert machine['versions']['numpy'] == np.__version__
   assert machine['versions']['python'].count('.') == 2
   assert ('cpu, ' if jax.default_backend() == 'cpu' else ' x ') in machine['device']
+
+
+def test_a_second_process_is_kept_out_and_a_killed_one_lets_go(tmp_path):
+  code = ('import sys, time\nfrom mtl_jax import workdirs\n'
+          'with workdirs.in_use(sys.argv[1]):\n  print("in", flush=True)\n  time.sleep(60)')
+  with subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+    assert other.stdout.readline() == 'in\n'
+    with pytest.raises(OSError, match='in use by another process'), workdirs.in_use(tmp_path):
+      pass
+    other.kill()
+    other.wait()
+  with workdirs.in_use(tmp_path):
+    assert (tmp_path / '.lock').exists()
+
+
+def test_an_array_is_written_whole_or_not_at_all(tmp_path):
+  workdirs.write_array(tmp_path, 'a.npy', np.arange(3))
+  with pytest.raises(OSError, match='could not write'):
+    workdirs.write_array(tmp_path / 'missing', 'a.npy', np.arange(4))
+  np.testing.assert_array_equal(np.load(tmp_path / 'a.npy'), [0, 1, 2])
+  assert [path.name for path in tmp_path.iterdir()] == ['a.npy']

@@ -53,7 +53,7 @@ def mean_std(images: np.ndarray, chunk: int = 1024) -> tuple[np.ndarray, np.ndar
     chunk: Images counted at a time, which bounds the memory.
 
   Returns:
-    mean and std, float32 [C] each.
+    mean and std, float32 [C] each; std at least 1/255.
   """
   channels = images.shape[-1]
   counts = np.zeros((channels, 256), np.int64)
@@ -64,7 +64,8 @@ def mean_std(images: np.ndarray, chunk: int = 1024) -> tuple[np.ndarray, np.ndar
   share = counts / counts.sum(axis=1, keepdims=True)
   mean = share @ values
   variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
-  return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+  # A channel that is the same everywhere must not be divided by zero.
+  return mean.astype(np.float32), np.maximum(np.sqrt(variance), 1 / 255).astype(np.float32)
 
 
 def dataset(name: str, pools: Sequence[types.ImagePool], class_names: dict[str, tuple[str, ...]],

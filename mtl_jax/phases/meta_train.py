@@ -10,7 +10,7 @@ from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaParams
 
 
 class MetaTrainConfig(NamedTuple):
-  """Settings of meta-training; the defaults are the paper's."""
+  """Settings of meta-training; the defaults are the paper's, save for running statistics and augmented images."""
   steps: int = 1000              # outer steps in all
   way: int = 5
   shot: int = 1
@@ -24,7 +24,7 @@ class MetaTrainConfig(NamedTuple):
   outer_lr: float = 1e-3
   outer_lr_halving: int = 1000   # outer steps after which the rate is halved, again and again
   outer_lr_floor: float = 1e-4
-  learn: str = 'ss'              # 'ss': Φ_S and θ; 'head': θ alone (FT θ)
+  learn: str = 'ss'              # 'ss': Φ_S and θ; 'ss_last': Φ_S of the last block and θ; 'head': θ alone (FT θ)
   batch_stats_mode: str = 'running'
   crop_padding: int = 4          # pixels
   flip: bool = True
@@ -48,8 +48,8 @@ def steps_per_cycle(config: MetaTrainConfig) -> int:
       raise ValueError(f'expected {name} of at least {least}, got {value}')
     if value % config.meta_batch:
       raise ValueError(f'expected {name} to be a multiple of meta_batch = {config.meta_batch}, got {value}')
-  if config.learn not in ('ss', 'head'):
-    raise ValueError(f"expected learn to be 'ss' or 'head', got {config.learn!r}")
+  if config.learn not in ('ss', 'ss_last', 'head'):
+    raise ValueError(f"expected learn to be 'ss', 'ss_last' or 'head', got {config.learn!r}")
   return (config.ordinary_tasks + config.hard_tasks) // config.meta_batch
 
 
@@ -77,7 +77,7 @@ def init(backbone: Backbone, backbone_vars: BackboneVars, config: MetaTrainConfi
   Returns:
     A MetaState at step 0; with `learn='head'` its Φ_S is the empty tree.
   """
-  layers = backbone.scaled_layers if config.learn == 'ss' else ()
+  layers = {'ss': backbone.scaled_layers, 'ss_last': backbone.last_block, 'head': ()}[config.learn]
   meta_params = MetaParams(scale_shift.init(backbone_vars.params, layers),
                            base_learner.init(backbone.feature_dim, config.way))
   return MetaState(jnp.zeros((), jnp.int32), meta_params, make_optimizer(config).init(meta_params))

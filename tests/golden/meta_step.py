@@ -2,6 +2,7 @@
 
 Where a change is meant, `python -m tests.golden.meta_step` from the root of the repository writes `meta_step.npz` anew.
 """
+import functools
 import os
 
 import jax
@@ -27,17 +28,18 @@ def compute():
   state = meta_train.init(backbone, variables, CONFIG)._replace(meta_params=MetaParams(phi, theta))
   pool = jax.tree.map(jnp.asarray, toy_pool([7, 5, 9, 6, 8, 5]))
 
+  draw = jax.jit(functools.partial(meta_train.draw_tasks, config=CONFIG))
+  tasks = [draw(jax.random.key(2), pool, MEAN, STD, np.array([0, 2, 0, 1, 1, 0]), hard) for hard in (False, True)]
+
   @jax.jit
-  def step(state):
-    tasks = [meta_train.draw_tasks(jax.random.key(2), pool, MEAN, STD, jnp.array([0, 2, 0, 1, 1, 0]), hard,
-                                   config=CONFIG) for hard in (jnp.bool_(False), jnp.bool_(True))]
+  def step(state, tasks):
     gradient = jax.grad(meta_train.outer_loss, has_aux=True)(state.meta_params, variables, tasks[0],
                                                              backbone=backbone, config=CONFIG)[0]
     after, metrics, failed = meta_train.outer_step(state, variables, tasks[0], backbone=backbone, config=CONFIG)
     classes = {'ordinary': tasks[0].class_ids, 'hard': tasks[1].class_ids, 'failed': failed}
     return {'classes': classes, 'metrics': metrics, 'gradient': gradient, 'after': after.meta_params}
 
-  leaves = jax.tree_util.tree_flatten_with_path(step(state))[0]
+  leaves = jax.tree_util.tree_flatten_with_path(step(state, tasks))[0]
   return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf) for path, leaf in leaves}
 
 

@@ -50,6 +50,12 @@ def tiny_network():
   return backbone, variables
 
 
+@functools.partial(jax.jit, static_argnames='mode')
+def features_of(variables, images, mode):
+  """Features of `tiny_network`, compiled once per shape and mode."""
+  return tiny_network()[0].features(variables, images, batch_stats_mode=mode)
+
+
 def numpy_adapt(kernel, bias, features, labels, inner_lr, num_steps):
   """The inner loop as the paper writes it, in float64: (kernel', bias')."""
   targets = np.eye(len(bias))[labels]

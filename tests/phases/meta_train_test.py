@@ -10,7 +10,7 @@ from mtl_jax import runs, scale_shift
 from mtl_jax.phases import meta_train, pretrain
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, Episode, MetaParams, MetaState
 from tests.golden import meta_step
-from tests.phases import MEAN, STD, numpy_adapt, numpy_cross_entropy, tiny_network, toy_dataset, toy_pool
+from tests.phases import MEAN, STD, features_of, numpy_adapt, numpy_cross_entropy, tiny_network, toy_dataset, toy_pool
 
 CLASSES = 14
 CONFIG = meta_train.MetaTrainConfig(way=2, shot=1, query=4, ordinary_tasks=6, hard_tasks=4, inner_lr=0.1,
@@ -30,6 +30,14 @@ def smooth_features(np, variables, images, mode):
 
 SMOOTH = Backbone(None, lambda v, x, *, batch_stats_mode: smooth_features(jnp, v, x, batch_stats_mode), None, 6,
                   (3, 2, 2), (('conv',),), (('conv',),))
+
+
+def smooth_network():
+  """The same for images of the toy pool: much faster to compile than convolutions are."""
+  rng = np.random.default_rng(3)
+  variables = BackboneVars({'conv': {'kernel': rng.normal(size=(1, 1, 3, 3)), 'bias': rng.normal(size=3)}},
+                           {'mean': 0.3 * rng.normal(size=3), 'var': rng.uniform(1, 4, 3)})
+  return SMOOTH._replace(feature_dim=48), jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables)
 
 
 def smooth_problem(num_tasks=2, seed=0):
@@ -95,10 +103,10 @@ def test_meta_gradient_against_finite_differences(order, mode):
 
 def test_outer_loss_is_the_mean_over_tasks():
   meta_params, variables, tasks = jax.tree.map(jnp.asarray, smooth_problem(num_tasks=3))
-  loss = functools.partial(meta_train.outer_loss, backbone=SMOOTH, config=CONFIG._replace(way=3))
-  each = [float(loss(meta_params, variables, jax.tree.map(lambda x, i=i: x[i:i + 1], tasks))[0]) for i in range(3)]
+  jitted = jax.jit(functools.partial(meta_train.outer_loss, backbone=SMOOTH, config=CONFIG._replace(way=3)))
+  each = [float(jitted(meta_params, variables, jax.tree.map(lambda x, i=i: x[i:i + 1], tasks))[0]) for i in range(3)]
   assert max(each) - min(each) > 1e-3
-  np.testing.assert_allclose(loss(meta_params, variables, tasks)[0], np.mean(each), rtol=1e-5)
+  np.testing.assert_allclose(jitted(meta_params, variables, tasks)[0], np.mean(each), rtol=1e-5)
 
 
 # --- One outer step of the real network. ---
@@ -113,10 +121,22 @@ def random_phi(backbone, variables, seed=0):
   return jax.tree.map(lambda x: jnp.asarray(x + 0.3 * rng.normal(size=x.shape), jnp.float32), identity)
 
 
+_DRAW = jax.jit(functools.partial(meta_train.draw_tasks, config=CONFIG))
+
+
+def draw(key, failures, hard):
+  return _DRAW(key, pool(), MEAN, STD, np.asarray(failures, np.int32), hard)
+
+
 @functools.cache
 def tasks_of(key_number=0):
-  draw = jax.jit(functools.partial(meta_train.draw_tasks, config=CONFIG))
-  return draw(jax.random.key(key_number), pool(), MEAN, STD, jnp.zeros(CLASSES, jnp.int32), False)
+  return draw(jax.random.key(key_number), np.zeros(CLASSES), False)
+
+
+@functools.partial(jax.jit, static_argnames='mode')
+def encode(phi, mode):
+  backbone, variables = tiny_network()
+  return meta_train.encode(phi, variables, tasks_of().query_images, backbone=backbone, batch_stats_mode=mode)
 
 
 def test_encode_is_a_loop_over_tasks():
@@ -124,8 +144,8 @@ def test_encode_is_a_loop_over_tasks():
   phi, images = random_phi(backbone, variables), tasks_of().query_images
   modulated = variables._replace(params=scale_shift.modulate(variables.params, phi))
   for mode in ('running', 'batch'):
-    found = meta_train.encode(phi, variables, images, backbone=backbone, batch_stats_mode=mode)
-    expected = [backbone.features(modulated, task, batch_stats_mode=mode) for task in images]
+    found = encode(phi, mode)
+    expected = [features_of(modulated, task, mode) for task in images]
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-4, atol=1e-5)
 
 
@@ -133,9 +153,10 @@ def test_batch_statistics_are_of_one_task_with_support_and_query_apart():
   backbone, variables = tiny_network()
   theta = BaseLearner(0.3 * jax.random.normal(jax.random.key(1), (4, 2)), jnp.array([0.1, -0.2]))
   tasks, config = tasks_of(), CONFIG._replace(batch_stats_mode='batch')
-  _, logits = meta_train.outer_loss(MetaParams({}, theta), variables, tasks, backbone=backbone, config=config)
+  loss = jax.jit(functools.partial(meta_train.outer_loss, backbone=backbone, config=config))
+  _, logits = loss(MetaParams({}, theta), variables, tasks)
   for i in range(CONFIG.meta_batch):
-    support, query = (np.asarray(backbone.features(variables, images[i], batch_stats_mode='batch'), np.float64)
+    support, query = (np.asarray(features_of(variables, images[i], 'batch'), np.float64)
                       for images in (tasks.support_images, tasks.query_images))
     kernel, bias = numpy_adapt(*map(np.asarray, theta), support, np.asarray(tasks.support_labels[i]), 0.1, 3)
     np.testing.assert_allclose(logits[i], query @ kernel + bias, rtol=1e-3, atol=1e-4)
@@ -146,13 +167,12 @@ def test_shift_has_no_effect_under_batch_statistics():
   phi = random_phi(backbone, variables)
   shifted = {block: {'conv': layer['conv'] | {'shift': layer['conv']['shift'] + 1}} for block, layer in phi.items()}
   for mode, has_effect in (('batch', False), ('running', True)):
-    plain, moved = (meta_train.encode(tree, variables, tasks_of().query_images, backbone=backbone,
-                                      batch_stats_mode=mode) for tree in (phi, shifted))
+    plain, moved = encode(phi, mode), encode(shifted, mode)
     assert (np.abs(plain - moved).max() > 1e-3) == has_effect
 
 
 def test_outer_steps_equal_adam_by_hand():
-  backbone, variables = tiny_network()
+  backbone, variables = smooth_network()
   config = CONFIG._replace(outer_lr=0.01, outer_lr_halving=1, outer_lr_floor=0.004)
   options = {'backbone': backbone, 'config': config}
   gradient_of = jax.jit(functools.partial(jax.grad(meta_train.outer_loss, has_aux=True), **options))
@@ -185,10 +205,11 @@ def test_the_backbone_is_no_part_of_the_state():
 
 
 def test_learning_the_head_alone():
-  backbone, variables = tiny_network()
+  backbone, variables = smooth_network()
   state = meta_train.init(backbone, variables, CONFIG._replace(learn='head'))
   assert state.meta_params.scale_shift == {}
-  after, _, _ = meta_train.outer_step(state, variables, tasks_of(), backbone=backbone, config=CONFIG)
+  step = jax.jit(functools.partial(meta_train.outer_step, backbone=backbone, config=CONFIG))
+  after, _, _ = step(state, variables, tasks_of())
   assert after.meta_params.scale_shift == {}
   assert np.any(np.asarray(after.meta_params.base_learner.kernel))
 
@@ -197,7 +218,7 @@ def test_learning_the_head_alone():
 
 def steps_of(cycles, monkeypatch=None, config=CONFIG):
   """Runs cycles on one compiled call: (state, metrics, tasks seen by each outer step, traces)."""
-  backbone, variables = tiny_network()
+  backbone, variables = smooth_network()
   seen, traces, original = [], [], meta_train.outer_step
 
   def record(*arrays):
@@ -226,14 +247,13 @@ def test_a_cycle_is_ordinary_tasks_then_hard_tasks_of_the_classes_that_failed(mo
   state, metrics, seen, traces = steps_of(cycles, monkeypatch)
   assert traces == 1 and int(state.step) == 5 * cycles and [int(s[0]) for s in seen] == list(range(5 * cycles))
   assert set(metrics) == {'loss', 'accuracy', 'hard_loss', 'hard_accuracy'}
-  draw = jax.jit(functools.partial(meta_train.draw_tasks, config=CONFIG))
   checked = outside_earlier = 0
   earlier = set()
   for first in range(0, 5 * cycles, 5):
     failures = np.zeros(CLASSES, np.int32)
     for t in range(first, first + 5):
       is_hard = t - first >= 3
-      expected = draw(jax.random.fold_in(ROOT, t), pool(), MEAN, STD, failures, is_hard).class_ids
+      expected = draw(jax.random.fold_in(ROOT, t), failures, is_hard).class_ids
       np.testing.assert_array_equal(seen[t][1], expected)
       assert all(len(set(classes)) == 2 for classes in seen[t][1])
       assert all(failed in classes for failed, classes in zip(seen[t][2], seen[t][1], strict=True))
@@ -247,16 +267,18 @@ def test_a_cycle_is_ordinary_tasks_then_hard_tasks_of_the_classes_that_failed(mo
   assert checked >= 6 and outside_earlier > 0  # the collection of one cycle did not hold all of the ones before
 
 
+@functools.cache
+def compiled_cycle():
+  return jax.jit(functools.partial(meta_train.cycle, backbone=smooth_network()[0], config=CONFIG), donate_argnums=0)
+
+
 def test_cycle_equals_its_outer_steps_one_by_one():
-  backbone, variables = tiny_network()
-  options = {'backbone': backbone, 'config': CONFIG}
-  start = meta_train.init(backbone, variables, CONFIG)
-  found, metrics = jax.jit(functools.partial(meta_train.cycle, **options))(start, ROOT, variables, pool(), MEAN, STD)
-  draw = jax.jit(functools.partial(meta_train.draw_tasks, config=CONFIG))
-  step = jax.jit(functools.partial(meta_train.outer_step, **options))
-  state, failures, each = start, np.zeros(CLASSES, np.int32), []
+  backbone, variables = smooth_network()
+  step = jax.jit(functools.partial(meta_train.outer_step, backbone=backbone, config=CONFIG))
+  state, failures, each = meta_train.init(backbone, variables, CONFIG), np.zeros(CLASSES, np.int32), []
+  found, metrics = compiled_cycle()(meta_train.init(backbone, variables, CONFIG), ROOT, variables, pool(), MEAN, STD)
   for t in range(5):
-    tasks = draw(jax.random.fold_in(ROOT, t), pool(), MEAN, STD, failures, t >= 3)
+    tasks = draw(jax.random.fold_in(ROOT, t), failures, t >= 3)
     state, values, failed = step(state, variables, tasks)
     each.append(values)
     if t < 3:
@@ -274,9 +296,9 @@ def test_cycle_without_hard_tasks(monkeypatch):
 
 
 def test_resuming_donation_and_a_backbone_that_stays():
-  backbone, variables = tiny_network()
+  backbone, variables = smooth_network()
   before = jax.tree.map(np.array, variables)
-  jitted = jax.jit(functools.partial(meta_train.cycle, backbone=backbone, config=CONFIG), donate_argnums=0)
+  jitted = compiled_cycle()
   arguments = (ROOT, variables, pool(), MEAN, STD)
   start = meta_train.init(backbone, variables, CONFIG)
   middle, _ = jitted(start, *arguments)
@@ -287,13 +309,13 @@ def test_resuming_donation_and_a_backbone_that_stays():
   resumed, resumed_metrics = jitted(jax.tree.map(jnp.asarray, on_host), *arguments)
   jax.tree.map(np.testing.assert_array_equal, (end, metrics), (resumed, resumed_metrics))
   jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, variables))
-  assert np.any(np.asarray(end.meta_params.scale_shift['block1']['conv']['scale']) != 1)
+  assert np.any(np.asarray(end.meta_params.scale_shift['conv']['scale']) != 1)
 
 
 def test_drawn_tasks_are_augmented_and_normalised_images_of_their_classes():
   plain = CONFIG._replace(crop_padding=0, flip=False)
-  found = meta_train.draw_tasks(jax.random.key(0), pool(), MEAN, STD, jnp.zeros(CLASSES, jnp.int32), jnp.bool_(False),
-                                config=plain)
+  draw_plain = jax.jit(functools.partial(meta_train.draw_tasks, config=plain))
+  found = draw_plain(jax.random.key(0), pool(), MEAN, STD, jnp.zeros(CLASSES, jnp.int32), False)
   assert found.support_images.shape == (2, 2, 16, 16, 3) and found.query_images.shape == (2, 8, 16, 16, 3)
   normalised = (np.asarray(pool().images, np.float32) / 255 - MEAN) / STD
   class_of = np.repeat(np.arange(CLASSES), np.asarray(pool().class_sizes))
@@ -310,7 +332,7 @@ def test_drawn_tasks_are_augmented_and_normalised_images_of_their_classes():
     ({'hard_tasks': -2}, 'hard_tasks of at least 0, got -2'),
     ({'ordinary_tasks': 0}, 'ordinary_tasks of at least 2, got 0'),
     ({'meta_batch': 0}, 'meta_batch of at least 1, got 0'),
-    ({'learn': 'all'}, "'ss' or 'head', got 'all'")])
+    ({'learn': 'all'}, "'ss', 'ss_last' or 'head', got 'all'")])
 def test_steps_per_cycle_refuses(settings, message):
   with pytest.raises(ValueError, match=message):
     meta_train.steps_per_cycle(CONFIG._replace(**settings))
@@ -332,14 +354,14 @@ def test_validation_and_test_images_never_reach_training(phase, tmp_path, monkey
   # A training call is a function of the state and of the arrays that it is compiled with: those must not depend on
   # validation and test images.
   backbone, variables = tiny_network()
-  settings = {'normalization': {'mean': MEAN.tolist(), 'std': STD.tolist()}, 'backbone': {'name': 'conv4', 'width': 4}}
+  settings = {'command': 'pretrain', 'backbone': {'name': 'conv4', 'width': 4}}
 
   def stop(state, advance, validate, **options):
     raise _Captured(state, advance, options['num_steps'])
 
   monkeypatch.setattr(runs, '_compiled', lambda step, *arguments, **options: (step, arguments))
   monkeypatch.setattr(runs.training, 'fit', stop)
-  monkeypatch.setattr(runs, 'load', lambda *_: runs.Learned(backbone, variables, None, settings))
+  monkeypatch.setattr(runs, 'load', lambda *_: runs.Learned(backbone, variables, None, MEAN, STD, settings))
   own = {'pretrain': functools.partial(runs.pretrain_run, backbone=settings['backbone'],
                                        config=pretrain.PretrainConfig(4, 8)),
          'meta_train': functools.partial(runs.meta_train_run, pretrained='', config=CONFIG)}[phase]

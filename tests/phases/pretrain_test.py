@@ -9,7 +9,7 @@ import pytest
 from mtl_jax import augment
 from mtl_jax.phases import pretrain
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, ImagePool, PretrainState
-from tests.phases import MEAN, STD, tiny_network, toy_pool
+from tests.phases import MEAN, STD, features_of, numpy_cross_entropy, tiny_network, toy_pool
 
 SIZES = [5, 9, 4, 7, 6]
 CONFIG = pretrain.PretrainConfig(steps=10, batch_size=8, lr=0.2, weight_decay=0.1, label_smoothing=0.2,
@@ -40,7 +40,8 @@ def batch_of_step(step):
   pool = toy_pool(SIZES)
   index_key, augment_key = jax.random.split(jax.random.fold_in(ROOT, step))
   index = np.asarray(jax.random.randint(index_key, (CONFIG.batch_size,), 0, sum(SIZES)))
-  images = augment.crop_and_flip(augment_key, jnp.asarray(pool.images[index]), padding=2, flip=True)
+  augmented = jax.jit(functools.partial(augment.crop_and_flip, padding=2, flip=True))
+  images = augmented(augment_key, pool.images[index])
   return (np.asarray(images, np.float32) / 255 - MEAN) / STD, np.repeat(np.arange(len(SIZES)), SIZES)[index]
 
 
@@ -136,7 +137,7 @@ def test_label_smoothing(smoothing):
   backbone, state = initial_state()
   images, labels = batch_of_step(0)
   value, (_, accuracy) = pretrain.loss((state.backbone.params, state.head), state.backbone.batch_stats, images, labels,
-                                       backbone=backbone, label_smoothing=smoothing)
+                                       backbone=backbone, config=CONFIG._replace(label_smoothing=smoothing))
   features = np.asarray(backbone.train_features(state.backbone, images)[0], np.float64)
   scores = features @ np.asarray(state.head.kernel) + np.asarray(state.head.bias)
   log_p = scores - np.log(np.sum(np.exp(scores), axis=1, keepdims=True))
@@ -144,6 +145,24 @@ def test_label_smoothing(smoothing):
   expected = -np.mean((1 - smoothing) * of_class + smoothing * log_p.mean(axis=1))
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   np.testing.assert_allclose(accuracy, np.mean(scores.argmax(axis=1) == labels), rtol=1e-6)
+
+
+def test_telling_quarter_turns_apart():
+  backbone, state = initial_state()
+  config = CONFIG._replace(rotation_weight=0.25, label_smoothing=0.0)
+  images, labels = batch_of_step(0)
+  rng = np.random.default_rng(1)
+  kernel, bias = rng.normal(size=(4, 9)).astype(np.float32), rng.normal(size=9).astype(np.float32)
+  value, (_, accuracy) = jax.jit(functools.partial(pretrain.loss, backbone=backbone, config=config))(
+      (state.backbone.params, BaseLearner(kernel, bias)), state.backbone.batch_stats, images, labels)
+  turns = np.arange(8) // 2  # a batch of 8: two images for each number of quarter turns
+  turned = np.stack([np.rot90(image, turn) for image, turn in zip(images, turns, strict=True)])
+  features = np.asarray(features_of(state.backbone, turned, 'batch'), np.float64)
+  scores = features @ kernel + bias
+  expected = 0.75 * numpy_cross_entropy(scores[:, :5], labels) + 0.25 * numpy_cross_entropy(scores[:, 5:], turns)
+  np.testing.assert_allclose(value, expected, rtol=1e-4)
+  np.testing.assert_allclose(accuracy, np.mean(scores[:, :5].argmax(axis=1) == labels), rtol=1e-6)
+  assert pretrain.init(jax.random.key(0), backbone, 5, config).head.kernel.shape == (4, 9)
 
 
 def test_every_image_gets_the_label_of_its_class_where_classes_differ_in_size():
