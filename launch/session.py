@@ -72,6 +72,7 @@ def prepare_jax() -> None:
       os.environ['XLA_FLAGS'] = _CPU_FLAG
   if flags.FLAGS.is_parsed() and _COMPILE_CACHE.value and not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', os.path.join(platformdirs.user_cache_dir('mtl_jax'), 'xla'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     jax.config.update('jax_compilation_cache_max_size', _COMPILE_CACHE_MB.value * 2**20)
 
 

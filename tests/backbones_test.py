@@ -232,6 +232,18 @@ def test_max_pool_equals_reduce_window(height, width):
   np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-6)
 
 
+@pytest.mark.parametrize('options', [{}, {'xla_backend_optimization_level': 0}])
+def test_gradient_of_max_pool_does_not_need_equal_roundings(options):
+  # A compiler may compute x again, rounded otherwise, where the gradient looks for its maximum.
+  rng = np.random.default_rng(0)
+  x, weights, scale = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 8, 8, 4), (6, 4, 4, 4), 4))
+  gradient = jax.grad(lambda x: jnp.sum(weights * layers.max_pool(x * scale + 0.3)))
+  patches = (np.asarray(x) * scale + 0.3).reshape(6, 4, 2, 4, 2, 4)
+  is_max = patches == patches.max(axis=(2, 4), keepdims=True)
+  expected = (is_max * np.asarray(weights)[:, :, None, :, None] * scale).reshape(x.shape)
+  np.testing.assert_allclose(jax.jit(gradient, compiler_options=options)(x), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize('arguments, message', [
     (('resnet50', (32, 32, 3)), 'conv4, resnet12.*resnet50'), (('conv4', (15, 32, 3)), 'at least 16 pixels.*15x32')])
 def test_create_refuses_unknown_names_and_small_images(arguments, message):

@@ -63,8 +63,9 @@ conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 def max_pool(x):
   """Takes the maximum of each 2x2 patch, dropping an odd last row or column.
 
-  Written as maxima of a reshaped array: its gradient is elementwise, where that of a reduce-window is a scatter,
-  which is slow on CPU.
+  Written as maxima of pairs: their gradient is elementwise, where that of a reduce-window is a scatter, which is slow
+  on CPU. It only asks which of two is larger. The gradient of a `jnp.max` over the patch asks which element equals the
+  maximum, and is wrong where the compiler computes x twice with different rounding.
 
   Args:
     x: [B, H, W, C].
@@ -73,5 +74,6 @@ def max_pool(x):
     [B, H // 2, W // 2, C].
   """
   batch, height, width, channels = x.shape
-  x = x[:, :height // 2 * 2, :width // 2 * 2]
-  return jnp.max(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
+  x = x[:, :height // 2 * 2, :width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
+  rows = jnp.maximum(x[:, :, 0], x[:, :, 1])
+  return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
