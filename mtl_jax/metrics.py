@@ -173,6 +173,17 @@ class Progress:
       self._print(self._unprinted)
       self._printed_at = now
 
+  def say(self, line: str) -> None:
+    """Prints a line of its own, above the bar where there is one.
+
+    Args:
+      line: without a line break.
+    """
+    if self._bar is not None:
+      self._bar.console.print(line, markup=False, highlight=False)
+    else:
+      self._print(line)
+
   def _rate_and_time_left(self) -> list[str]:
     """Over the recent updates; nothing before the second, as the first waits for the compiler."""
     (start, first), (end, last) = self._recent[0], self._recent[-1]

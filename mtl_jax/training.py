@@ -62,7 +62,7 @@ def fit(state: Any, advance: Callable, validate: Callable, *, phase: str, num_st
     if first_step < num_steps:
       with MetricWriter(workdir, first_step, phase) as writer, Progress(num_steps, phase, first_step) as progress:
         if found is None:
-          _validate_and_save(state, 0, validate, writer, checkpoints, phase)
+          _validate_and_save(state, 0, validate, writer, progress, checkpoints, phase)
         elif first_step == 0:  # the writer began the file anew, without the line of this checkpoint
           writer.write(0, {'validation_accuracy': checkpoints.accuracies()[0]})
         _advance_to_end(state, first_step, num_steps, advance, validate, validate_every, phase, writer, progress,
@@ -90,7 +90,7 @@ def _advance_to_end(state, step, num_steps, advance, validate, validate_every, p
     writer.write(step, metrics, {'steps_per_second': rate})
     progress.update(step, **{name: metrics[name] for name in ('loss', 'accuracy')})
     if due:
-      _validate_and_save(state, step, validate, writer, checkpoints, phase)
+      _validate_and_save(state, step, validate, writer, progress, checkpoints, phase)
       validated = step
 
 
@@ -100,9 +100,9 @@ def _not_finite(state: Any) -> list[str]:
           if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(np.asarray(leaf)).all()]
 
 
-def _validate_and_save(state, step, validate, writer, checkpoints, phase):
+def _validate_and_save(state, step, validate, writer, progress, checkpoints, phase):
   # Metrics first: a run resumed from this step keeps the lines up to it.
   accuracy = validate(state)
   writer.write(step, {'validation_accuracy': accuracy})
-  logging.info('%s step %d: validation accuracy %.2f%%', phase, step, 100 * accuracy)
+  progress.say(f'{phase} step {step}: validation accuracy {100 * accuracy:.2f}%')
   checkpoints.save(step, state, accuracy)

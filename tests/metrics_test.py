@@ -146,3 +146,10 @@ with metrics.MetricWriter(sys.argv[1]) as writer:
   ended = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, timeout=60)
   assert ended.returncode == 1
   assert re.match(r'OSError: could not write .*: File too large', ended.stderr.splitlines()[-1])
+
+
+def test_a_line_of_its_own_is_printed_plainly():
+  stream = io.StringIO()
+  with metrics.Progress(4, 'pretrain', stream=stream) as progress:
+    progress.say('step 0: validation accuracy 20.00%')
+  assert stream.getvalue() == 'step 0: validation accuracy 20.00%\n'
