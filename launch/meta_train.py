@@ -5,7 +5,7 @@
 from absl import flags
 
 from launch import options, session
-from mtl_jax import learned, runs
+from mtl_jax import backbones, learned, runs
 from mtl_jax.phases.meta_train import MetaTrainConfig
 
 PRETRAINED = flags.DEFINE_string('pretrained', None, 'Work directory of a finished pre-training.')
@@ -40,6 +40,10 @@ flags.mark_flags_as_required(['workdir', 'pretrained'])
 
 def run():
   """Runs the phase that the flags describe."""
+  if WIDTH.value and not BACKBONE.value:
+    raise ValueError('--width goes with --backbone: give both, or neither')
+  if BACKBONE.value and BACKBONE.value not in backbones.NAMES:
+    raise ValueError(f'expected backbone to be one of {", ".join(backbones.NAMES)}, got {BACKBONE.value!r}')
   learned.trained_settings(PRETRAINED.value)  # a wrong directory fails before data is read
   dataset = options.load_dataset()
   config = MetaTrainConfig(

@@ -70,6 +70,7 @@ def images(tmp_path):
     ('pretrain', ['--dataset=imagenet'], ["unknown data set 'imagenet'", 'fc100', 'glyphs']),
     ('pretrain', ['--backbone=vgg'], ['conv4', 'resnet12', "got 'vgg'"]),
     ('meta_train', ['--backbone=vgg'], ['conv4', 'resnet12', "got 'vgg'"]),
+    ('meta_train', ['--width=8'], ['--width goes with --backbone']),
     ('pretrain', ['--compute_dtype=int8'], ['float32', 'bfloat16', "'int8'"]),
     ('meta_test', ['--protocol=transductive'], ['inductive', 'paper', "'transductive'"]),
     ('meta_train', ['--num_hard_tasks=3', '--meta_batch=2'], ['multiple of meta_batch = 2, got 3']),

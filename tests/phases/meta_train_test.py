@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import runs, scale_shift
+from mtl_jax import backbones, runs, scale_shift
 from mtl_jax.phases import meta_train, pretrain
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, Episode, MetaParams, MetaState
 from tests.golden import meta_step
@@ -336,6 +336,17 @@ def test_drawn_tasks_are_augmented_and_normalised_images_of_their_classes():
 def test_steps_per_cycle_refuses(settings, message):
   with pytest.raises(ValueError, match=message):
     meta_train.steps_per_cycle(CONFIG._replace(**settings))
+
+
+@pytest.mark.parametrize(('learn', 'blocks'), [
+    ('ss', {'block1', 'block2', 'block3', 'block4'}), ('ss_last', {'block4'}), ('head', set())])
+def test_scale_and_shift_stand_where_they_are_learned(learn, blocks):
+  backbone = backbones.create('resnet12', (16, 16, 3), width=2)
+  variables = jax.eval_shape(backbone.init, jax.random.key(0))
+  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
+  state = meta_train.init(backbone, zeros, meta_train.MetaTrainConfig(learn=learn))
+  assert set(state.meta_params.scale_shift) == blocks
+  assert all(set(block) == {'conv1', 'conv2', 'conv3'} for block in state.meta_params.scale_shift.values())
 
 
 def test_steps_per_cycle_of_the_paper():
