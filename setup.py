@@ -13,8 +13,8 @@ setuptools.setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=setuptools.find_packages(include=['mtl_jax', 'mtl_jax.*', 'launch', 'launch.*']),
-    package_data={'launch': ['presets/*.flags']},
+    package_data={'launch': ['presets/*.flags', 'presets/ablation/*.flags']},
     python_requires='>=3.11',
     install_requires=(HERE / 'requirements.txt').read_text(encoding='utf-8').split(),
-    extras_require={'test': ['pytest>=8.0', 'hypothesis>=6.100', 'ruff>=0.17,<0.18']},
+    extras_require={'test': ['pytest>=8.0', 'pytest-xdist>=3.6', 'hypothesis>=6.100', 'ruff>=0.17,<0.18']},
 )

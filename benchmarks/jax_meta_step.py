@@ -55,8 +55,8 @@ def load(path, dtype):
   params = nest({name: array for name, array in arrays.items() if name.endswith(('/kernel', '/bias'))})
   backbone = backbones.from_linen(ResNet12(dtype=dtype), tasks.query_images.shape[2:], last_block='block4',
                                   unscaled=('shortcut',))
-  meta_params = MetaParams(scale_shift.init(jax.tree.map(jax.numpy.asarray, params), backbone.scaled_layers),
-                           base_learner.init(backbone.feature_dim, way))
+  meta_params = MetaParams(scale_shift.init(jax.tree.map(jax.numpy.asarray, params), backbone.scaled_layers), {},
+                           base_learner.init(backbone.feature_dim, way), {})
   meta_params = jax.tree.map(lambda leaf: leaf.astype(dtype), meta_params)
   return backbone, BackboneVars(params, stats), tasks, meta_params
 

@@ -7,7 +7,7 @@ import os
 from absl import flags
 
 from launch import options, session, tables
-from mtl_jax import learned, runs
+from mtl_jax import inner_loop, learned, runs
 from mtl_jax.phases import meta_test
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Work directory of a finished meta-training, or of a pre-training '
@@ -16,6 +16,12 @@ NUM_TASKS = flags.DEFINE_integer('num_tasks', 600, 'Number of tasks.', lower_bou
 PROTOCOL = flags.DEFINE_string('protocol', 'inductive', 'inductive: 15 queries per class, running statistics; paper: '
                                'as many queries as shots, batch statistics, support doubled by flips.')
 QUERY = flags.DEFINE_integer('query', None, 'Query images per class; by default as the protocol says.', lower_bound=1)
+BATCH_STATS = flags.DEFINE_enum('batch_stats', None, ['running', 'batch'], 'Batch norm by running statistics, or by '
+                                'those of support and query apart; by default as the protocol says.')
+FLIP_SUPPORT = flags.DEFINE_bool('flip_support', None, 'Double the support by mirrored images; by default as the '
+                                 'protocol says.')
+ADAPTS = flags.DEFINE_enum('inner', None, list(inner_loop.LOOPS), 'What the inner loop adapts; by default as in '
+                           '--checkpoint.')
 SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Classes that the tasks come from.')
 INNER_LR = flags.DEFINE_float('inner_lr', None, 'Inner learning rate; by default that of the run in --checkpoint.',
                               lower_bound=0.0)
@@ -30,22 +36,29 @@ def run():
   settings = learned.trained_settings(CHECKPOINT.value)
   way, shot = (_flag_or_trained(name, settings) for name in ('way', 'shot'))
   fields = meta_test.protocol_settings(PROTOCOL.value, shot)
-  if QUERY.value is not None:
-    fields['query'] = QUERY.value
-  inner_lr = INNER_LR.value
-  if inner_lr is None:
-    inner_lr = settings['config'].get('inner_lr', settings.get('validation', {}).get('inner_lr', 0.01))
-  config = meta_test.MetaTestConfig(num_tasks=NUM_TASKS.value, way=way, shot=shot, inner_lr=inner_lr,
-                                    inner_steps=options.TEST_INNER_STEPS.value, **fields)
+  for field, flag in (('query', QUERY), ('batch_stats_mode', BATCH_STATS), ('flip_support', FLIP_SUPPORT)):
+    if flag.value is not None:
+      fields[field] = flag.value
+  trained = settings['config'] if settings['command'] == 'meta_train' else settings['validation']
+  if INNER_LR.value is not None and trained.get('learn_inner_lr', 'fixed') != 'fixed':
+    raise ValueError(f'--inner_lr does not go with {CHECKPOINT.value}, which has learned its inner learning rates')
+  steps = flags.FLAGS['test_inner_steps']
+  config = meta_test.MetaTestConfig(
+      num_tasks=NUM_TASKS.value, way=way, shot=shot,
+      inner_steps=steps.value if steps.present else settings['validation']['inner_steps'],
+      inner_lr=trained['inner_lr'] if INNER_LR.value is None else INNER_LR.value,
+      adapts=ADAPTS.value or trained['adapts'], regularization=trained['regularization'], **fields)
   name = f'{options.DATASET.value}_{SPLIT.value}_{way}way_{shot}shot_{PROTOCOL.value}_{NUM_TASKS.value}tasks'
-  # What is not at its default goes into the name, so that every setting has a directory of its own.
-  given = [f'{flag}{flags.FLAGS[flag].value:g}' for flag in ('seed', 'query', 'inner_lr', 'test_inner_steps')
+  # What is not at its default goes into the name, so that other settings have a directory of their own.
+  given = [f'{flag}{flags.FLAGS[flag].value}' for flag in
+           ('seed', 'query', 'inner_lr', 'test_inner_steps', 'batch_stats', 'flip_support', 'inner', 'feature_norm',
+            'mirror_features', 'temperature', 'center_crop', 'baseline')
            if flags.FLAGS[flag].present]
   name = '_'.join([name, *given])
   workdir = options.WORKDIR.value or os.path.join(CHECKPOINT.value, 'meta_test', name)
   results = runs.meta_test_run(options.load_dataset(), checkpoint=CHECKPOINT.value, config=config, split=SPLIT.value,
                                protocol=PROTOCOL.value, seed=options.SEED.value, workdir=workdir,
-                               baseline=BASELINE.value)
+                               baseline=BASELINE.value, readout=options.readout(), images=options.IMAGES.value)
   rows = [(results['method'], results['accuracy'], results['ci95'])]
   if 'baselines' in results:
     rows.append(('update θ', *results['baselines']['update_theta'].values()))

@@ -5,7 +5,7 @@
 from absl import flags
 
 from launch import options, session
-from mtl_jax import backbones, learned, runs
+from mtl_jax import backbones, inner_loop, learnable, learned, runs
 from mtl_jax.phases.meta_train import MetaTrainConfig
 
 PRETRAINED = flags.DEFINE_string('pretrained', None, 'Work directory of a finished pre-training.')
@@ -20,14 +20,30 @@ NUM_ORDINARY = flags.DEFINE_integer('num_ordinary_tasks', 20, 'Ordinary tasks of
 NUM_HARD = flags.DEFINE_integer('num_hard_tasks', 10, "Hard tasks of a cycle (K').", lower_bound=1)
 INNER_LR = flags.DEFINE_float('inner_lr', 0.01, 'Inner learning rate (α).', lower_bound=0.0)
 INNER_STEPS = flags.DEFINE_integer('inner_steps', 20, 'Inner steps in meta-training.', lower_bound=1)
-GRADIENT_ORDER = flags.DEFINE_enum('gradient_order', 'second', ['first', 'second'], 'Whether the outer gradient goes '
-                                   'through the inner loop.')
+GRADIENT_ORDER = flags.DEFINE_enum('gradient_order', 'second', ['first', 'second', 'implicit'], 'How the outer '
+                                   'gradient goes through the inner loop: in full, not at all, or as that of a '
+                                   'minimum (with --regularization).')
+ADAPTS = flags.DEFINE_enum('inner', 'head', list(inner_loop.LOOPS), 'What the inner loop adapts: the base-learner, the '
+                           'last block too, or the whole network (MAML).')
+REGULARIZATION = flags.DEFINE_float('regularization', 0.0, 'Pull of the inner loop towards its start (λ).',
+                                    lower_bound=0.0)
 OUTER_LR = flags.DEFINE_float('outer_lr', 1e-3, 'First learning rate of Adam.', lower_bound=0.0)
 OUTER_LR_HALVING = flags.DEFINE_integer('outer_lr_halving', 1000, 'Outer steps after which it is halved.',
                                         lower_bound=1)
 OUTER_LR_FLOOR = flags.DEFINE_float('outer_lr_floor', 1e-4, 'It never falls below this.', lower_bound=0.0)
-LEARN = flags.DEFINE_enum('learn', 'ss', ['ss', 'ss_last', 'head'], 'What the outer loop learns: scale, shift and '
-                          'base-learner; the same on the last block only; or the base-learner alone (FT θ).')
+LEARN = flags.DEFINE_enum('outer', 'ss', list(learnable.LEARN), 'What the outer loop learns beside the base-learner: '
+                          'scale and shift, the weights themselves (ft), nothing (head), or not even that (none).')
+SCOPE = flags.DEFINE_enum('scope', 'all', list(learnable.SCOPES), 'Where --outer=ss or ft learns.')
+LEARN_NORM = flags.DEFINE_bool('learn_norm', False, 'With --outer=ss or ft: also learn the affine parameters of batch '
+                               'norm.')
+LEARN_CLASSIFIER = flags.DEFINE_bool('learn_classifier', True, 'Learn the start of the base-learner; else it is zero.')
+LEARN_INNER_LR = flags.DEFINE_enum('learn_inner_lr', 'fixed', list(learnable.INNER_LR), 'Learn the inner '
+                                   'learning rate, or one for each inner step, from --inner_lr on.')
+LEARN_TEMPERATURE = flags.DEFINE_bool('learn_temperature', False, 'With --feature_norm=l2: learn that length.')
+SCALED = flags.DEFINE_enum('scaled', 'published', list(learnable.SCALED), 'Layers that are scaled and shifted: those '
+                           'of the paper for this network, or every one (shortcuts too).')
+REPLACE_BIAS = flags.DEFINE_bool('replace_bias', False, 'Let shifts take the place of the biases, as the authors\' '
+                                 'TensorFlow code does, instead of adding to them.')
 BATCH_STATS = flags.DEFINE_enum('batch_stats', 'running', ['running', 'batch'], 'Batch norm by running statistics of '
                                 'pre-training, or by those of the images at hand.')
 CROP_PADDING = flags.DEFINE_integer('crop_padding', None, 'Padding of random crops in pixels; by default an eighth of '
@@ -38,6 +54,28 @@ flags.adopt_module_key_flags(session)
 flags.mark_flags_as_required(['workdir', 'pretrained'])
 
 
+def config(dataset):
+  """Gives the settings that the flags name.
+
+  Args:
+    dataset: its image size and whether it may be mirrored decide defaults.
+
+  Returns:
+    A MetaTrainConfig.
+  """
+  return MetaTrainConfig(
+      steps=STEPS.value, way=options.WAY.value, shot=options.SHOT.value, query=QUERY.value,
+      meta_batch=META_BATCH.value, ordinary_tasks=NUM_ORDINARY.value, hard_tasks=NUM_HARD.value if HARD.value else 0,
+      inner_lr=INNER_LR.value, inner_steps=INNER_STEPS.value, gradient_order=GRADIENT_ORDER.value,
+      outer_lr=OUTER_LR.value, outer_lr_halving=OUTER_LR_HALVING.value, outer_lr_floor=OUTER_LR_FLOOR.value,
+      learn=LEARN.value, scope=SCOPE.value, learn_norm=LEARN_NORM.value, learn_classifier=LEARN_CLASSIFIER.value,
+      learn_inner_lr=LEARN_INNER_LR.value, learn_temperature=LEARN_TEMPERATURE.value,
+      scaled=SCALED.value, replace_bias=REPLACE_BIAS.value, adapts=ADAPTS.value, regularization=REGULARIZATION.value,
+      batch_stats_mode=BATCH_STATS.value,
+      crop_padding=options.crop_padding(CROP_PADDING.value, dataset.train.images.shape[1]),
+      flip=dataset.flip if FLIP.value is None else FLIP.value)
+
+
 def run():
   """Runs the phase that the flags describe."""
   if WIDTH.value and not BACKBONE.value:
@@ -46,19 +84,13 @@ def run():
     raise ValueError(f'expected backbone to be one of {", ".join(backbones.NAMES)}, got {BACKBONE.value!r}')
   learned.trained_settings(PRETRAINED.value)  # a wrong directory fails before data is read
   dataset = options.load_dataset()
-  config = MetaTrainConfig(
-      steps=STEPS.value, way=options.WAY.value, shot=options.SHOT.value, query=QUERY.value,
-      meta_batch=META_BATCH.value, ordinary_tasks=NUM_ORDINARY.value, hard_tasks=NUM_HARD.value if HARD.value else 0,
-      inner_lr=INNER_LR.value, inner_steps=INNER_STEPS.value, gradient_order=GRADIENT_ORDER.value,
-      outer_lr=OUTER_LR.value, outer_lr_halving=OUTER_LR_HALVING.value, outer_lr_floor=OUTER_LR_FLOOR.value,
-      learn=LEARN.value, batch_stats_mode=BATCH_STATS.value,
-      crop_padding=options.crop_padding(CROP_PADDING.value, dataset.train.images.shape[1]),
-      flip=dataset.flip if FLIP.value is None else FLIP.value)
+  settings = config(dataset)
   backbone = {'name': BACKBONE.value, 'width': WIDTH.value} if BACKBONE.value else None
-  results = runs.meta_train_run(dataset, pretrained=PRETRAINED.value, config=config, backbone=backbone,
-                                validation=options.validation(INNER_LR.value, BATCH_STATS.value),
-                                seed=options.SEED.value, workdir=options.WORKDIR.value)
-  print(f'meta-trained on {dataset.name}: {config.way}-way {config.shot}-shot accuracy '
+  results = runs.meta_train_run(dataset, pretrained=PRETRAINED.value, config=settings, backbone=backbone,
+                                validation=options.validation(INNER_LR.value).like(settings),
+                                seed=options.SEED.value, workdir=options.WORKDIR.value,
+                                readout=options.readout(), images=options.IMAGES.value)
+  print(f'meta-trained on {dataset.name}: {settings.way}-way {settings.shot}-shot accuracy '
         f'{100 * results["validation_accuracy"]:.2f}% on validation classes at step {results["best_step"]}, '
         f'{results["seconds"]:.0f} s')
 

@@ -1,16 +1,22 @@
 """Flags that several launchers share, and the values made of them."""
 from absl import flags
 
-from mtl_jax import data, runs, types
+from mtl_jax import backbones, data, placement, runs, types
+from mtl_jax.data import pools
 
 DATASET = flags.DEFINE_string('dataset', 'glyphs', f'Data set: one of {", ".join(data.NAMES)}.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder with the archive or images of the data set; never written to.')
 CACHE_DIR = flags.DEFINE_string('cache_dir', None, "Where decoded images are kept; by default the user's cache folder.")
 IMAGE_SIZE = flags.DEFINE_integer('image_size', None, "Side of the images in pixels; by default the data set's own.",
                                   lower_bound=16, upper_bound=512)
+CENTER_CROP = flags.DEFINE_integer('center_crop', None, 'Side of the middle of each image that is kept, in pixels; by '
+                                   'default all of it.', lower_bound=16)
 SPLIT_FILE = flags.DEFINE_string('split_file', None, 'For --dataset=folder: JSON file with the classes of each split.')
-SKIP_BROKEN = flags.DEFINE_bool('skip_broken_images', False, 'For --dataset=folder: leave out images that cannot be '
-                                'read, instead of stopping.')
+SKIP_BROKEN = flags.DEFINE_bool('skip_broken_images', False, 'For --dataset=folder, mini_imagenet and tiered_imagenet: '
+                                'leave out images that cannot be read, instead of stopping.')
+IMAGES = flags.DEFINE_enum('images', 'auto', list(placement.CHOICES), "Where decoded images stay: in the device's "
+                           'memory, or in host memory, from where they are streamed, with the same tasks; auto: on the '
+                           'host if they are too large for the device.')
 SEED = flags.DEFINE_integer('seed', 0, 'Decides every random choice of the run.', lower_bound=0)
 WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: checkpoints, metrics, results. A run found there '
                               'is resumed.')
@@ -20,8 +26,25 @@ VALIDATE_EVERY = flags.DEFINE_integer('validate_every', 250, 'Steps between vali
                                       lower_bound=1)
 VALIDATION_TASKS = flags.DEFINE_integer('validation_tasks', 500, 'Tasks of the validation classes that choose the best '
                                         'snapshot.', lower_bound=2)
-TEST_INNER_STEPS = flags.DEFINE_integer('test_inner_steps', 100, 'Inner steps in validation and meta-test.',
+TEST_INNER_STEPS = flags.DEFINE_integer('test_inner_steps', 100, 'Inner steps in validation and meta-test; by '
+                                        'default meta-test takes as many as the validation of --checkpoint.',
                                         lower_bound=1)
+FEATURE_NORM = flags.DEFINE_enum('feature_norm', None, list(backbones.NORMS), 'Length of the feature vectors that '
+                                 'tasks see: as it is (none), or one for all (l2). By default as in the run before.')
+MIRROR = flags.DEFINE_bool('mirror_features', None, 'Average the features of an image, in tasks, with those of its '
+                           'mirror image. By default as in the run before.')
+TEMPERATURE = flags.DEFINE_float('temperature', None, 'With --feature_norm=l2: that length, 10 unless given.',
+                                 lower_bound=0.0)
+
+
+def readout() -> dict:
+  """Gives the options of `backbones.read_out` that the flags name.
+
+  Returns:
+    Those that were given.
+  """
+  given = {'norm': FEATURE_NORM.value, 'mirror': MIRROR.value, 'temperature': TEMPERATURE.value}
+  return {name: value for name, value in given.items() if value is not None}
 
 
 def load_dataset() -> types.Dataset:
@@ -33,23 +56,22 @@ def load_dataset() -> types.Dataset:
   Raises:
     ValueError: an unknown name, or data missing, damaged or not as expected.
   """
-  return data.load(DATASET.value, data_dir=DATA_DIR.value, cache_dir=CACHE_DIR.value, image_size=IMAGE_SIZE.value,
-                   split_file=SPLIT_FILE.value, skip_broken=SKIP_BROKEN.value)
+  dataset = data.load(DATASET.value, data_dir=DATA_DIR.value, cache_dir=CACHE_DIR.value, image_size=IMAGE_SIZE.value,
+                      split_file=SPLIT_FILE.value, skip_broken=SKIP_BROKEN.value)
+  return dataset if CENTER_CROP.value is None else pools.center_crop(dataset, CENTER_CROP.value)
 
 
-def validation(inner_lr: float, batch_stats_mode: str = 'running') -> runs.Validation:
-  """Gives the validation tasks that the flags name.
+def validation(inner_lr: float) -> runs.Validation:
+  """Gives the validation tasks that the flags name; they adapt θ alone, by running statistics.
 
   Args:
     inner_lr: α of the base-learner.
-    batch_stats_mode: 'running' or 'batch'.
 
   Returns:
     A Validation.
   """
   return runs.Validation(every=VALIDATE_EVERY.value, num_tasks=VALIDATION_TASKS.value, way=WAY.value,
-                         shot=SHOT.value, inner_lr=inner_lr, inner_steps=TEST_INNER_STEPS.value,
-                         batch_stats_mode=batch_stats_mode)
+                         shot=SHOT.value, inner_lr=inner_lr, inner_steps=TEST_INNER_STEPS.value)
 
 
 def crop_padding(value: int | None, image_size: int) -> int:

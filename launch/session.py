@@ -46,7 +46,7 @@ def start(run: Callable[[], None]) -> None:
       _stop(' '.join(str(error).split()) or type(error).__name__, 1)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
       _stop(f'{" ".join(str(error).split())[:200] or "out of memory"}; if memory ran out, choose a smaller '
-            '--batch_size, --meta_batch or --image_size', 1)
+            '--batch_size, --meta_batch or --image_size, or give --images=host', 1)
     except KeyboardInterrupt:
       _stop('interrupted; start the same command again to resume', 130)
 

@@ -2,6 +2,8 @@
 import jax
 import jax.numpy as jnp
 
+from mtl_jax.types import Episode
+
 
 def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
   """Pads with zeros on every side and crops back at a random place, another for each image.
@@ -62,6 +64,30 @@ def quarter_turns(images: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jnp.concatenate(parts), turns
 
 
+def color_jitter(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
+  """Changes brightness, contrast and saturation of each image by factors uniform in [1 - strength, 1 + strength].
+
+  Brightness scales all values; contrast scales their distance from the mean of the image; saturation that from the
+  mean of the pixel's channels. In this order, then cut off at black and white.
+
+  Args:
+    key: consumed.
+    images: uint8 [B, H, W, C].
+    strength: in [0, 1]; 0 returns the images as they are.
+
+  Returns:
+    uint8 [B, H, W, C].
+  """
+  if strength == 0:
+    return images
+  factors = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1), minval=1 - strength, maxval=1 + strength)
+  x = images * factors[0]
+  for factor, axes in ((factors[1], (1, 2, 3)), (factors[2], (3,))):
+    mean = jnp.mean(x, axis=axes, keepdims=True)
+    x = (x - mean) * factor + mean
+  return jnp.clip(jnp.round(x), 0, 255).astype(jnp.uint8)
+
+
 def crop_and_flip(key: jax.Array, images: jax.Array, *, padding: int, flip: bool) -> jax.Array:
   """Applies the standard augmentation of pre-training: a random crop, then perhaps a random flip.
 
@@ -92,3 +118,28 @@ def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
   """
   scale = 1 / (255 * jnp.asarray(std, jnp.float32))
   return images.astype(jnp.float32) * scale - jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
+
+
+def augment_tasks(key: jax.Array, tasks: Episode, mean: jax.Array, std: jax.Array, *, padding: int,
+                  flip: bool) -> Episode:
+  """Crops, flips and normalises the images of one meta-batch, support and query apart.
+
+  Args:
+    key: of the outer step, as `episodes.draw_meta_batch` takes it: that uses the first two of the four keys of each
+      task, this the other two.
+    tasks: Episodes stacked along axis 0, with uint8 images.
+    mean: [C], of images / 255.
+    std: [C], of images / 255.
+    padding: pixels on each side before the crop.
+    flip: whether a mirrored image is still of its class.
+
+  Returns:
+    The same Episodes with float32 images.
+  """
+  def one_task(key, task):
+    _, _, support_key, query_key = jax.random.split(key, 4)
+    support, query = (normalize(crop_and_flip(k, images, padding=padding, flip=flip), mean, std)
+                      for k, images in ((support_key, task.support_images), (query_key, task.query_images)))
+    return task._replace(support_images=support, query_images=query)
+
+  return jax.vmap(one_task)(jax.random.split(key, tasks.class_ids.shape[0]), tasks)

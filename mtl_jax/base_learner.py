@@ -55,15 +55,15 @@ def cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
 
 def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels: jax.Array,
           query_features: jax.Array, *, inner_lr: jax.Array | float, num_steps: int,
-          gradient_order: str = 'second') -> AdaptResult:
+          gradient_order: str = 'second', regularization: jax.Array | float = 0.0) -> AdaptResult:
   """Adapts θ to the support set by gradient descent, in dual form, and scores the query set.
 
-      G = E_s E_sᵀ + 1,  H = E_q E_sᵀ + 1,  Z_0 = E_s W + b
-      R_t = (softmax(Z_t) - Y) / n,  Z_{t+1} = Z_t - α_t G R_t,  A = Σ α_t R_t
+      G = E_s E_sᵀ + 1,  H = E_q E_sᵀ + 1,  A_0 = 0
+      Z_t = E_s W + b - G A_t,  R_t = (softmax(Z_t) - Y) / n,  A_{t+1} = A_t + α_t (R_t - λ A_t)
       query logits = E_q W + b - H A,  W' = W - E_sᵀ A,  b' = b - 1ᵀ A
 
-  This equals `num_steps` steps θ' <- θ' - α ∇ L_support(θ'). Memory for gradients through it is [num_steps, n, N];
-  compile time does not depend on `num_steps`.
+  This equals `num_steps` steps θ' <- θ' - α ∇ (L_support(θ') + λ/2 |θ' - θ|²). Memory for gradients through it is
+  [num_steps, n, N]; compile time does not depend on `num_steps`.
 
   Args:
     base_learner: θ, kernel [d, N] and bias [N].
@@ -73,38 +73,47 @@ def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels
     inner_lr: α, a scalar or one per step [num_steps]; differentiable in 'second' order.
     num_steps: T, at least 1.
     gradient_order: 'second' differentiates through the loop. 'first' holds the adaptation W' - W, b' - b constant:
-      θ receives the gradient at θ', and the features are differentiated on the query side alone.
+      θ receives the gradient at θ', and the features are differentiated on the query side alone. 'implicit'
+      differentiates the minimum that the loop has reached, by the implicit function theorem: exact where it has
+      converged, with memory that does not depend on the steps; α then receives no gradient.
+    regularization: λ, pull towards θ; above 0 for 'implicit', where the minimum must be one point.
 
   Returns:
     AdaptResult of the adapted classifier, query logits [m, N] and the support loss before each step [num_steps].
 
   Raises:
-    ValueError: shapes that do not fit, fewer than one step, an unknown gradient order.
+    ValueError: shapes that do not fit, fewer than one step, an unknown gradient order, 'implicit' without
+      regularization.
 
-  References: Sun et al., CVPR 2019, section 4.2, equation 2.
+  References: Sun et al., CVPR 2019, section 4.2, equation 2; implicit: Rajeswaran et al., NeurIPS 2019.
   """
-  _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order)
-  rates = _rates(inner_lr, num_steps, jnp.result_type(support_features))
+  _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order, regularization)
+  rates = rates_per_step(inner_lr, num_steps, jnp.result_type(support_features))
   targets = jax.nn.one_hot(support_labels, base_learner.bias.shape[0], dtype=support_features.dtype)
+  start = logits(base_learner, support_features)
   gram = _product(support_features, support_features.T) + 1
 
-  def step(scores, rate):
-    residual = (jax.nn.softmax(scores) - targets) / targets.shape[0]
-    return scores - rate * _product(gram, residual), (rate * residual, cross_entropy(scores, support_labels))
+  def slope(dual, scores):  # R - λ A: zero at the minimum
+    return (jax.nn.softmax(scores) - targets) / targets.shape[0] - regularization * dual
 
-  _, (updates, losses) = jax.lax.scan(step, logits(base_learner, support_features), rates)
-  total = jnp.sum(updates, axis=0)  # A [n, N]
+  def step(dual, rate):
+    scores = start - _product(gram, dual)
+    return dual + rate * slope(dual, scores), cross_entropy(scores, support_labels)
+
+  dual, losses = jax.lax.scan(step, jnp.zeros_like(start), rates)
   span = support_features
   if gradient_order == 'first':
-    total, span = jax.lax.stop_gradient((total, span))
-  query_logits = logits(base_learner, query_features) - _product(_product(query_features, span.T) + 1, total)
-  adapted = BaseLearner(base_learner.kernel - _product(span.T, total), base_learner.bias - jnp.sum(total, axis=0))
+    dual, span = jax.lax.stop_gradient((dual, span))
+  if gradient_order == 'implicit':
+    dual = _implicit(lambda a: slope(a, start - _product(gram, a)), jax.lax.stop_gradient(dual))
+  query_logits = logits(base_learner, query_features) - _product(_product(query_features, span.T) + 1, dual)
+  adapted = BaseLearner(base_learner.kernel - _product(span.T, dual), base_learner.bias - jnp.sum(dual, axis=0))
   return AdaptResult(adapted, query_logits, losses)
 
 
 def adapt_primal(base_learner: BaseLearner, support_features: jax.Array, support_labels: jax.Array,
                  query_features: jax.Array, *, inner_lr: jax.Array | float, num_steps: int,
-                 gradient_order: str = 'second') -> AdaptResult:
+                 gradient_order: str = 'second', regularization: jax.Array | float = 0.0) -> AdaptResult:
   """Adapts θ by the loop as the paper writes it: θ' <- θ' - α ∇ L_support(θ'). Equal to `adapt`, and slower.
 
   Args:
@@ -114,25 +123,29 @@ def adapt_primal(base_learner: BaseLearner, support_features: jax.Array, support
     query_features: [m, d].
     inner_lr: α, a scalar or one per step [num_steps].
     num_steps: T, at least 1.
-    gradient_order: 'second' or 'first', as in `adapt`.
+    gradient_order: 'second' or 'first', as in `adapt`; 'implicit' has no primal form here.
+    regularization: λ, as in `adapt`.
 
   Returns:
     AdaptResult, as `adapt`.
 
   Raises:
-    ValueError: as `adapt`.
+    ValueError: as `adapt`, and for 'implicit'.
 
   References: Sun et al., CVPR 2019, section 4.2, equation 2.
   """
-  _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order)
-  rates = _rates(inner_lr, num_steps, jnp.result_type(support_features))
+  _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order, regularization)
+  if gradient_order == 'implicit':
+    raise ValueError("expected gradient_order 'first' or 'second' of the primal loop, got 'implicit'")
+  rates = rates_per_step(inner_lr, num_steps, jnp.result_type(support_features))
 
   def support_loss(theta):
     return cross_entropy(logits(theta, support_features), support_labels)
 
   def step(theta, rate):
     loss, gradient = jax.value_and_grad(support_loss)(theta)
-    return jax.tree.map(lambda p, g: p - rate * g, theta, gradient), loss
+    return jax.tree.map(lambda p, g, p0: p - rate * (g + regularization * (p - p0)), theta, gradient,
+                        base_learner), loss
 
   adapted, losses = jax.lax.scan(step, base_learner, rates)
   if gradient_order == 'first':
@@ -141,19 +154,42 @@ def adapt_primal(base_learner: BaseLearner, support_features: jax.Array, support
   return AdaptResult(adapted, logits(adapted, query_features), losses)
 
 
-def _product(a, b):
-  # Accelerators round float32 factors unless told not to, and a hundred steps would add that up; these are tiny.
-  return jnp.matmul(a, b, precision='highest')
+def rates_per_step(inner_lr: jax.Array | float, num_steps: int, dtype) -> jax.Array:
+  """Gives the learning rate of each inner step.
 
+  Args:
+    inner_lr: α, a scalar or one per step [num_steps].
+    num_steps: T.
+    dtype: of the result.
 
-def _rates(inner_lr, num_steps, dtype):
+  Returns:
+    [num_steps].
+
+  Raises:
+    ValueError: another shape.
+  """
   rates = jnp.asarray(inner_lr, dtype)
   if rates.shape not in ((), (num_steps,)):
     raise ValueError(f'expected inner_lr to be a scalar or of shape ({num_steps},), got shape {rates.shape}')
   return jnp.broadcast_to(rates, (num_steps,))
 
 
-def _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order):
+def _implicit(slope, solution):
+  """The minimum as a function of what `slope` closes over: its value is `solution`, its gradient that of slope = 0."""
+  def solve_linear(linear, right):
+    units = jnp.eye(right.size, dtype=right.dtype).reshape(-1, *right.shape)
+    columns = jax.vmap(linear)(units).reshape(right.size, right.size)
+    return jnp.linalg.solve(columns.T, right.reshape(-1)).reshape(right.shape)
+
+  return jax.lax.custom_root(slope, solution, lambda _, start: start, solve_linear)
+
+
+def _product(a, b):
+  # Accelerators round float32 factors unless told not to, and a hundred steps would add that up; these are tiny.
+  return jnp.matmul(a, b, precision='highest')
+
+
+def _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order, regularization):
   feature_dim = base_learner.kernel.shape[0]
   for name, features in (('support_features', support_features), ('query_features', query_features)):
     if features.ndim != 2 or features.shape[1] != feature_dim:
@@ -162,5 +198,8 @@ def _check(base_learner, support_features, support_labels, query_features, num_s
     raise ValueError(f'expected support_labels of shape {support_features.shape[:1]}, got {support_labels.shape}')
   if num_steps < 1:
     raise ValueError(f'expected num_steps of at least 1, got {num_steps}')
-  if gradient_order not in ('first', 'second'):
-    raise ValueError(f"expected gradient_order 'first' or 'second', got {gradient_order!r}")
+  if gradient_order not in ('first', 'second', 'implicit'):
+    raise ValueError(f"expected gradient_order 'first', 'second' or 'implicit', got {gradient_order!r}")
+  if gradient_order == 'implicit' and isinstance(regularization, (int, float)) and regularization <= 0:
+    raise ValueError(f'expected regularization above 0 for an implicit gradient, got {regularization}: without it the '
+                     'base-learner has no single minimum')

@@ -1,13 +1,15 @@
-"""Episodes: N-way K-shot tasks drawn on the device, from a key, out of an `ImagePool`.
+"""Episodes: N-way K-shot tasks drawn from a key, out of an `ImagePool`.
 
-Drawing needs only the offsets and sizes of the classes, so the same functions draw from images and from features
-that were computed once per image.
+`draw` decides which images, `gather` fetches them, `sample` does both. Drawing needs only the offsets and sizes of the
+classes, so the same functions draw from images on the device, from features that were computed once per image, and from
+images that stay in host memory (`streaming`).
 """
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax.types import Episode, ImagePool
+from mtl_jax import hard_tasks
+from mtl_jax.types import Episode, EpisodeIndices, ImagePool
 
 
 def check(pool: ImagePool, *, way: int, shot: int, query: int, split: str) -> None:
@@ -91,9 +93,129 @@ def draw_indices(key: jax.Array, pool: ImagePool, class_ids: jax.Array, per_clas
   Returns:
     int32 [N, per_class], indices into the pool's images.
   """
+  offsets, sizes = jnp.asarray(pool.class_offsets), jnp.asarray(pool.class_sizes)
   keys = jax.random.split(key, class_ids.shape[0])
-  within = jax.vmap(draw_images, (0, 0, None))(keys, pool.class_sizes[class_ids], per_class)
-  return pool.class_offsets[class_ids][:, None] + within
+  within = jax.vmap(draw_images, (0, 0, None))(keys, sizes[class_ids], per_class)
+  return offsets[class_ids][:, None] + within
+
+
+def draw(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
+         class_ids: jax.Array | None = None) -> EpisodeIndices:
+  """Draws which images make one N-way K-shot episode; support and query never share an image.
+
+  Args:
+    key: consumed; the same key draws the same images on any device.
+    pool: only its offsets and sizes are read; at least shot + query images in each class (`check` makes sure of it;
+      sizes may be traced).
+    way: N.
+    shot: K, support images per class.
+    query: Q, query images per class.
+    class_ids: int [N], to fix the classes (hard tasks); None draws them uniformly.
+
+  Returns:
+    An EpisodeIndices.
+
+  Raises:
+    ValueError: `way` exceeds the classes, or `class_ids` is not of shape [way].
+  """
+  class_key, image_key = jax.random.split(key)
+  if class_ids is None:
+    class_ids = draw_classes(class_key, pool.class_sizes.shape[0], way)
+  if class_ids.shape != (way,):
+    raise ValueError(f'expected class_ids of shape ({way},), got {class_ids.shape}')
+  return EpisodeIndices(draw_indices(image_key, pool, class_ids, shot + query), class_ids.astype(jnp.int32))
+
+
+def draw_meta_batch(key: jax.Array, pool: ImagePool, failures: jax.Array, hard: jax.Array, *, tasks: int, way: int,
+                    shot: int, query: int) -> EpisodeIndices:
+  """Draws which images make the ordinary or hard tasks of one outer step.
+
+  Args:
+    key: of the outer step. Each task splits its own key in four, for classes, images, and the augmentation of support
+      and query; only the first two are consumed here.
+    pool: only its offsets and sizes are read.
+    failures: int [classes], the multiset of failure classes.
+    hard: bool [], draw the classes from `failures`.
+    tasks: meta-batch size.
+    way: N.
+    shot: K, support images per class.
+    query: Q, query images per class.
+
+  Returns:
+    EpisodeIndices stacked along axis 0 [tasks, ...].
+  """
+  def one_task(key):
+    class_key, image_key, _, _ = jax.random.split(key, 4)
+    class_ids = jax.lax.cond(hard, lambda: hard_tasks.draw_classes(class_key, failures, way),
+                             lambda: draw_classes(class_key, failures.shape[0], way))
+    return draw(image_key, pool, way=way, shot=shot, query=query, class_ids=class_ids)
+
+  return jax.vmap(one_task)(jax.random.split(key, tasks))
+
+
+def draw_hard(root_key: jax.Array, pool: ImagePool, failures: jax.Array, steps: jax.Array, *, tasks: int, way: int,
+              shot: int, query: int) -> EpisodeIndices:
+  """Draws which images make the hard tasks of several outer steps at once.
+
+  For images that stay on the host; to be run on the device that holds `failures`, so that only indices are fetched.
+  Classes are weighted by logarithms, whose last bit may differ between a CPU and an accelerator: the device of an
+  in-memory run draws the tasks of that run.
+
+  Args:
+    root_key: of the run; outer step t uses `fold_in(root_key, t)`.
+    pool: only its offsets and sizes are read.
+    failures: int [classes], the multiset of failure classes.
+    steps: int [T], numbers of the outer steps.
+    tasks: meta-batch size.
+    way: N.
+    shot: K, support images per class.
+    query: Q, query images per class.
+
+  Returns:
+    EpisodeIndices stacked along axes 0 and 1 [T, tasks, ...].
+  """
+  def one(step):
+    return draw_meta_batch(jax.random.fold_in(root_key, step), pool, failures, True, tasks=tasks, way=way, shot=shot,
+                           query=query)
+
+  return jax.vmap(one)(steps)
+
+
+def draw_batch(key: jax.Array, pool: ImagePool, batch_size: int) -> tuple[jax.Array, jax.Array]:
+  """Draws images of all classes alike, with replacement: one batch of pre-training.
+
+  Args:
+    key: consumed.
+    pool: only its offsets and sizes are read.
+    batch_size: B.
+
+  Returns:
+    (int [B], indices into the pool's images; int [B], the class of each).
+  """
+  offsets, sizes = jnp.asarray(pool.class_offsets), jnp.asarray(pool.class_sizes)
+  indices = jax.random.randint(key, (batch_size,), 0, offsets[-1] + sizes[-1])
+  return indices, jnp.searchsorted(offsets, indices, side='right') - 1
+
+
+def gather(images: jax.Array, drawn: EpisodeIndices, *, shot: int) -> Episode:
+  """Fetches the images of one drawn episode.
+
+  Args:
+    images: uint8 [n, H, W, C], or features [n, d].
+    drawn: what `draw` returned.
+    shot: K, how many of each class are support.
+
+  Returns:
+    An Episode of N*K support and N*Q query images, class after class.
+  """
+  way, per_class = drawn.indices.shape
+  labels = jnp.arange(way, dtype=jnp.int32)
+  return Episode(
+      support_images=_take(images, drawn.indices[:, :shot]),
+      support_labels=jnp.repeat(labels, shot),
+      query_images=_take(images, drawn.indices[:, shot:]),
+      query_labels=jnp.repeat(labels, per_class - shot),
+      class_ids=drawn.class_ids)
 
 
 def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
@@ -115,20 +237,8 @@ def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
   Raises:
     ValueError: `way` exceeds the classes, or `class_ids` is not of shape [way].
   """
-  pool = jax.tree.map(jnp.asarray, pool)
-  class_key, image_key = jax.random.split(key)
-  if class_ids is None:
-    class_ids = draw_classes(class_key, pool.class_sizes.shape[0], way)
-  if class_ids.shape != (way,):
-    raise ValueError(f'expected class_ids of shape ({way},), got {class_ids.shape}')
-  indices = draw_indices(image_key, pool, class_ids, shot + query)
-  labels = jnp.arange(way, dtype=jnp.int32)
-  return Episode(
-      support_images=_take(pool.images, indices[:, :shot]),
-      support_labels=jnp.repeat(labels, shot),
-      query_images=_take(pool.images, indices[:, shot:]),
-      query_labels=jnp.repeat(labels, query),
-      class_ids=class_ids.astype(jnp.int32))
+  drawn = draw(key, pool, way=way, shot=shot, query=query, class_ids=class_ids)
+  return gather(jnp.asarray(pool.images), drawn, shot=shot)
 
 
 def _take(images, indices):

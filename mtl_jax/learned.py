@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from mtl_jax import backbones, checkpoints, workdirs
-from mtl_jax.phases import meta_train
+from mtl_jax.phases import meta_train, pretrain
 from mtl_jax.types import Backbone, BackboneVars, MetaParams
+from mtl_jax.validation import Validation
 
 
 class Learned(NamedTuple):
@@ -20,16 +21,18 @@ class Learned(NamedTuple):
   settings: dict                  # of the run, as in its settings.json
 
 
-def load(workdir: str, image_shape: tuple[int, int, int], backbone: dict | None = None) -> Learned:
+def load(workdir: str, image_shape: tuple[int, int, int], backbone: dict | None = None,
+         readout: dict | None = None) -> Learned:
   """Reads what a finished pre-training or meta-training has learned.
 
   Args:
     workdir: of that run.
     image_shape: (H, W, C) of the images that it will be used on.
     backbone: options of `backbones.create` to expect; None takes those of the run.
+    readout: options of `backbones.read_out` that differ from those of the run.
 
   Returns:
-    A Learned.
+    A Learned, with what was used in `settings['readout']`.
 
   Raises:
     FileNotFoundError: no such directory, or the run in it is not finished.
@@ -38,8 +41,10 @@ def load(workdir: str, image_shape: tuple[int, int, int], backbone: dict | None 
   settings = trained_settings(workdir)
   if list(image_shape) != settings['image_shape']:
     raise ValueError(f'expected images of shape {tuple(settings["image_shape"])}, as {workdir} was trained on, '
-                     f'got {tuple(image_shape)}; choose another --image_size or --dataset')
-  network = backbones.create(image_shape=image_shape, **settings['backbone'] | (backbone or {}))
+                     f'got {tuple(image_shape)}; choose another --image_size, --center_crop or --dataset')
+  settings = settings | {'readout': settings.get('readout', {}) | (readout or {})}
+  network = backbones.read_out(backbones.create(image_shape=image_shape, **settings['backbone'] | (backbone or {})),
+                               **settings['readout'])
   like = jax.eval_shape(network.init, jax.random.key(0))
   try:
     backbone_vars = checkpoints.load_tree(os.path.join(workdir, 'backbone'), like)
@@ -50,6 +55,8 @@ def load(workdir: str, image_shape: tuple[int, int, int], backbone: dict | None 
   meta_params = None
   if settings['command'] == 'meta_train':
     config = meta_train.MetaTrainConfig(**settings['config'])
+    if config.learn_temperature and (readout or {}).keys() & {'norm', 'temperature'}:
+      raise ValueError(f'--feature_norm and --temperature do not go with {workdir}, which has learned the temperature')
     like = jax.eval_shape(lambda v: meta_train.init(network, v, config).meta_params, backbone_vars)
     meta_params = checkpoints.load_tree(os.path.join(workdir, 'meta_params'), like)
   mean, std = (np.asarray(settings['normalization'][name], np.float32) for name in ('mean', 'std'))
@@ -76,6 +83,12 @@ def trained_settings(workdir: str) -> dict:
   missing = {'image_shape', 'normalization', 'backbone', 'config'} - set(settings)
   if missing:
     raise ValueError(f'settings.json in {workdir} is damaged: expected {sorted(missing)} in it, found none')
+  config = {'pretrain': pretrain.PretrainConfig, 'meta_train': meta_train.MetaTrainConfig}[settings['command']]
+  for name, kind in (('config', config), ('validation', Validation)):
+    different = set(settings.get(name) or ()) ^ set(kind._fields)
+    if different:
+      raise ValueError(f'settings.json in {workdir} is of another version of mtl_jax: its {name} differs in '
+                       f'{", ".join(sorted(different)[:3])}; run {settings["command"]} again in a new --workdir')
   if workdirs.read_results(workdir) is None:
     raise FileNotFoundError(f'{settings["command"]} in {workdir} is not finished: start it again to finish it')
   return settings

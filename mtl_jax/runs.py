@@ -2,41 +2,40 @@
 
 A finished run leaves trees that the next phase reads: `backbone` (Θ) and, after meta-training, `meta_params` (Φ_S, θ).
 """
-import functools
 import os
 import time
 import zlib
-from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from mtl_jax import backbones, base_learner, checkpoints, episodes, training, workdirs
+from mtl_jax import (
+  backbones,
+  base_learner,
+  checkpoints,
+  episodes,
+  in_memory,
+  learnable,
+  placement,
+  streamed,
+  training,
+  workdirs,
+)
 from mtl_jax.learned import Learned, keep_backbone, load
 from mtl_jax.metrics import MetricWriter
 from mtl_jax.phases import meta_test, meta_train, pretrain
 from mtl_jax.types import Backbone, Dataset, ImagePool, MetaParams
+from mtl_jax.validation import Validation, check_validation, validation_scorer
 
 # Streams of random numbers of one run, split off its seed; the test tasks depend on the seed alone.
 _INIT, _TRAIN, _VALIDATE, _TEST = range(4)
 
 
-class Validation(NamedTuple):
-  """Few-shot tasks of the validation classes that choose the best snapshot; fixed by the seed."""
-  every: int = 250       # steps
-  num_tasks: int = 500
-  way: int = 5
-  shot: int = 1
-  inner_lr: float = 0.01
-  inner_steps: int = 100
-  batch_stats_mode: str = 'running'
-
-
 def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainConfig, validation: Validation,
-                 seed: int, workdir: str) -> dict:
+                 seed: int, workdir: str, readout: dict | None = None, images: str = 'auto') -> dict:
   """Pre-trains a backbone on the training classes (phase 1).
 
   Args:
@@ -46,6 +45,8 @@ def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainC
     validation: the tasks that choose the snapshot.
     seed: decides initial weights, batches and validation tasks.
     workdir: claimed for this run.
+    readout: options of `backbones.read_out`, for the validation tasks and the phases that follow.
+    images: where they stay, as `placement.on_host` has it; the same batches and tasks either way.
 
   Returns:
     The content of `results.json`.
@@ -56,24 +57,28 @@ def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainC
     OSError: something could not be written.
   """
   image_shape = dataset.train.images.shape[1:]
-  network = backbones.create(image_shape=image_shape, **backbone)
-  _check_validation(dataset, validation)
-  settings = _settings('pretrain', dataset, backbone, config, seed) | {'validation': validation._asdict()}
+  network = backbones.read_out(backbones.create(image_shape=image_shape, **backbone), **readout or {})
+  check_validation(dataset, validation)
+  settings = _settings('pretrain', dataset, backbone, config, seed)
+  on_host = _on_host(workdir, images, dataset.train, dataset.val)
+  settings |= {'validation': validation._asdict(), 'readout': readout or {}, 'images_on_host': on_host}
   workdirs.claim(workdir, settings)
   if (results := _finished(workdir)) is not None:
     return results
   state = pretrain.init(_key(seed, _INIT), network, len(dataset.train.class_sizes), config)
-  advance = _compiled(pretrain.many_steps, _key(seed, _TRAIN), _on_device(dataset.train), dataset.mean, dataset.std,
-                      backbone=network, config=config)
-  score = _validator(dataset, network, validation, seed)
+  loops = _loops(on_host)
+  score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops)
   plain = _plain_meta_params(network, validation.way)
-  fitted = training.fit(state, advance, lambda s: score(plain, s.backbone), phase='pretrain', num_steps=config.steps,
-                        validate_every=validation.every, workdir=workdir)
+  with loops.pretraining(_key(seed, _TRAIN), dataset.train, dataset.mean, dataset.std, backbone=network,
+                         config=config) as advance:
+    fitted = training.fit(state, advance, lambda s: score(plain, s.backbone), phase='pretrain', num_steps=config.steps,
+                          validate_every=validation.every, workdir=workdir)
   return _finish(workdir, settings, fitted, {'backbone': fitted.state.backbone})
 
 
 def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.MetaTrainConfig, validation: Validation,
-                   seed: int, workdir: str, backbone: dict | None = None) -> dict:
+                   seed: int, workdir: str, backbone: dict | None = None, readout: dict | None = None,
+                   images: str = 'auto') -> dict:
   """Meta-learns Φ_S and θ over a pre-trained backbone (phase 2).
 
   Args:
@@ -84,6 +89,8 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
     seed: decides tasks and validation tasks.
     workdir: claimed for this run; receives a copy of the backbone, so that it stands alone.
     backbone: options of `backbones.create` that `pretrained` must match; None takes those it has.
+    readout: options of `backbones.read_out` that differ from those of `pretrained`.
+    images: where they stay, as `placement.on_host` has it; the same tasks either way.
 
   Returns:
     The content of `results.json`.
@@ -95,31 +102,36 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
     FloatingPointError: the loss is no longer finite.
     OSError: something could not be written.
   """
-  learned = load(pretrained, dataset.train.images.shape[1:], backbone)
+  learned = load(pretrained, dataset.train.images.shape[1:], backbone, readout)
   episodes.check(dataset.train, way=config.way, shot=config.shot, query=config.query, split='train')
-  _check_validation(dataset, validation)
-  meta_train.steps_per_cycle(config)
+  check_validation(dataset, validation)
+  meta_train.check(learned.backbone, learned.backbone_vars, config)
   if learned.settings['command'] != 'pretrain':
     raise ValueError(f'expected {pretrained} to hold a pre-training, got a {learned.settings["command"]}; name the '
                      '--workdir of a pre-training')
   dataset = dataset._replace(mean=learned.mean, std=learned.std)
   settings = _settings('meta_train', dataset, learned.settings['backbone'], config, seed)
-  settings |= {'validation': validation._asdict(), 'pretrained': learned.settings}
+  on_host = _on_host(workdir, images, dataset.train, dataset.val)
+  settings |= {'validation': validation._asdict(), 'readout': learned.settings['readout'], 'images_on_host': on_host,
+               'pretrained': learned.settings}
   workdirs.claim(workdir, settings)
   if (results := _finished(workdir)) is not None:
     return results
   network, frozen = learned.backbone, keep_backbone(workdir, learned.backbone_vars)
   state = meta_train.init(network, frozen, config)
-  advance = _compiled(meta_train.cycle, _key(seed, _TRAIN), frozen, _on_device(dataset.train), dataset.mean,
-                      dataset.std, backbone=network, config=config)
-  score = _validator(dataset, network, validation, seed)
-  fitted = training.fit(state, advance, lambda s: score(s.meta_params, frozen), phase='meta_train',
-                        num_steps=config.steps, validate_every=validation.every, workdir=workdir)
+  loops = _loops(on_host)
+  score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops)
+  num_steps = 0 if config.learn == 'none' else config.steps
+  with loops.meta_training(_key(seed, _TRAIN), frozen, dataset.train, dataset.mean, dataset.std, backbone=network,
+                           config=config) as advance:
+    fitted = training.fit(state, advance, lambda s: score(s.meta_params, frozen), phase='meta_train',
+                          num_steps=num_steps, validate_every=validation.every, workdir=workdir)
   return _finish(workdir, settings, fitted, {'meta_params': fitted.state.meta_params})
 
 
 def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTestConfig, split: str, protocol: str,
-                  seed: int, workdir: str, baseline: bool = True) -> dict:
+                  seed: int, workdir: str, baseline: bool = True, readout: dict | None = None,
+                  images: str = 'auto') -> dict:
   """Scores a finished run on fixed, seeded tasks of unseen classes (phase 3).
 
   Args:
@@ -131,6 +143,8 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
     seed: fixes the tasks.
     workdir: claimed for this run.
     baseline: also score, on the same tasks, the pre-trained backbone without meta-learning (update θ).
+    readout: options of `backbones.read_out` that differ from those of `checkpoint`.
+    images: where they stay, as `placement.on_host` has it; the same tasks either way.
 
   Returns:
     The content of `results.json`; accuracies per task are saved beside it as `accuracies.npy`.
@@ -140,7 +154,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
     FileNotFoundError: `checkpoint` is not there.
     OSError: something could not be written.
   """
-  learned = load(checkpoint, dataset.train.images.shape[1:])
+  learned = load(checkpoint, dataset.train.images.shape[1:], readout=readout)
   pool = getattr(dataset, split)
   episodes.check(pool, way=config.way, shot=config.shot, query=config.query, split=split)
   plain = _plain_meta_params(learned.backbone, config.way)
@@ -155,17 +169,19 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
   if (results := _finished(workdir)) is not None:
     return results
   began = time.monotonic()
-  score = jax.jit(functools.partial(meta_test.accuracies, backbone=learned.backbone, config=config))
-  arguments = (learned.backbone_vars, _on_device(pool), learned.mean, learned.std,
-               meta_test.task_keys(_key(seed, _TEST), config.num_tasks))
-  per_task = np.asarray(score(meta_params, *arguments))
+  loops = _loops(placement.on_host(images, pool))
+  arguments = (loops.place(pool), learned.mean, learned.std, meta_test.task_keys(_key(seed, _TEST), config.num_tasks))
+  score = loops.scorer(*arguments, backbone=learned.backbone, config=config)
+  per_task = np.asarray(score(meta_params, learned.backbone_vars))
   workdirs.write_array(workdir, 'accuracies.npy', per_task)
   accuracy, ci95 = meta_test.summarize(per_task)
   results = {'command': 'meta_test', 'accuracy': accuracy, 'ci95': ci95, 'num_tasks': config.num_tasks,
              'way': config.way, 'shot': config.shot, 'query': config.query, 'protocol': protocol, 'split': split,
-             'dataset': dataset.name, 'method': _method(learned)}
+             'dataset': dataset.name, 'method': _method(learned, config.adapts)}
   if baseline and learned.meta_params is not None:
-    value, interval = meta_test.summarize(score(plain, *arguments))
+    # Without meta-learning the paper adapts θ alone; a run that adapts the network is compared with that row.
+    plain_score = loops.scorer(*arguments, backbone=learned.backbone, config=config._replace(adapts='head'))
+    value, interval = meta_test.summarize(plain_score(plain, learned.backbone_vars))
     results['baselines'] = {'update_theta': {'accuracy': value, 'ci95': interval}}
   with MetricWriter(workdir, phase='meta_test') as writer:
     writer.write(config.num_tasks, {'accuracy': accuracy, 'ci95': ci95})
@@ -178,38 +194,22 @@ def _key(seed: int, stream: int) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), stream)
 
 
-def _on_device(pool: ImagePool) -> ImagePool:
-  return jax.tree.map(jnp.asarray, pool)
+def _on_host(workdir: str, images: str, *pools: ImagePool) -> bool:
+  """Where images stay; a run that is resumed goes on as it began, whatever memory is free now."""
+  begun = workdirs.begun_with(workdir, 'images_on_host')
+  return placement.on_host(images, *pools) if begun is None or images != 'auto' else begun
 
 
-def _compiled(step: Callable, *arguments, **options) -> Callable:
-  """The one jit of a training phase: the state is donated, everything else stays on the device."""
-  jitted = jax.jit(functools.partial(step, **options), donate_argnums=0)
-  return lambda state: jitted(state, *arguments)
+def _loops(on_host: bool) -> ModuleType:
+  """The module whose functions read the images from where they stay."""
+  if on_host:
+    logging.info('images stay in host memory and are streamed')
+  return streamed if on_host else in_memory
 
 
 def _plain_meta_params(network: Backbone, way: int) -> MetaParams:
   """No scale and shift, and a zero classifier: the pre-trained features as they are (update θ)."""
-  return MetaParams({}, base_learner.init(network.feature_dim, way))
-
-
-def _validator(dataset: Dataset, network: Backbone, validation: Validation, seed: int) -> Callable:
-  config = meta_test.MetaTestConfig(validation.num_tasks, validation.way, validation.shot, _query(dataset, validation),
-                                    validation.inner_lr, validation.inner_steps, validation.batch_stats_mode)
-  score = jax.jit(functools.partial(meta_test.accuracies, backbone=network, config=config))
-  arguments = (_on_device(dataset.val), dataset.mean, dataset.std,
-               meta_test.task_keys(_key(seed, _VALIDATE), validation.num_tasks))
-  return lambda meta_params, variables: float(np.mean(score(meta_params, variables, *arguments)))
-
-
-def _query(dataset: Dataset, validation: Validation) -> int:
-  """15 queries per class, or as many as the smallest validation class has left."""
-  return min(15, int(np.min(dataset.val.class_sizes)) - validation.shot)
-
-
-def _check_validation(dataset: Dataset, validation: Validation) -> None:
-  episodes.check(dataset.val, way=validation.way, shot=validation.shot, query=max(1, _query(dataset, validation)),
-                 split='val')
+  return MetaParams({}, {}, base_learner.init(network.feature_dim, way), {})
 
 
 def _settings(command: str, dataset: Dataset, backbone: dict, config: NamedTuple, seed: int) -> dict:
@@ -222,16 +222,18 @@ def _settings(command: str, dataset: Dataset, backbone: dict, config: NamedTuple
 
 def _digest(pool: ImagePool) -> int:
   """A checksum of the images, so that a work directory is not taken for that of a run on other data."""
-  return zlib.crc32(np.ascontiguousarray(pool.images), zlib.crc32(np.asarray(pool.class_sizes, np.int32).tobytes()))
+  digest = zlib.crc32(np.asarray(pool.class_sizes, np.int32).tobytes())
+  for start in range(0, len(pool.images), 1024):  # bounds the memory where images are mapped or cropped
+    digest = zlib.crc32(np.ascontiguousarray(pool.images[start:start + 1024]), digest)
+  return digest
 
 
-def _method(learned: Learned) -> str:
+def _method(learned: Learned, adapts: str) -> str:
   """The row of the paper's tables that a run stands for."""
-  if learned.meta_params is None:
-    return 'update θ'
-  config = learned.settings['config']
-  name = {'ss': 'SS[Θ;θ]', 'ss_last': 'SS[Θ4;θ]', 'head': 'FT θ'}[config['learn']]
-  return f'{name}, HT meta-batch' if config['hard_tasks'] else f'{name}, meta-batch'
+  config = {'learn': 'none', 'scope': 'all', 'hard_tasks': 0}
+  if learned.meta_params is not None:
+    config = learned.settings['config']
+  return learnable.row_name(config['learn'], config['scope'], adapts, bool(config['hard_tasks']))
 
 
 def _finished(workdir: str) -> dict | None:

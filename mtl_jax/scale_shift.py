@@ -31,12 +31,13 @@ def layer_paths(params: Tree) -> tuple[Path, ...]:
   return (((),) if 'kernel' in params else ()) + below
 
 
-def init(params: Tree, layers: tuple[Path, ...] | None = None) -> Tree:
+def init(params: Tree, layers: tuple[Path, ...] | None = None, *, replace_bias: bool = False) -> Tree:
   """Makes the identity Φ_S: every scale 1, every shift 0.
 
   Args:
     params: nested dict of arrays, the network that will be modulated.
     layers: paths of the layers to scale and shift; None for all of them, () for none.
+    replace_bias: shifts start at minus the bias, which cancels it: then the shift *replaces* the bias.
 
   Returns:
     A nested dict with, at each of those paths, `scale` of the kernel's shape with spatial extents 1
@@ -54,7 +55,7 @@ def init(params: Tree, layers: tuple[Path, ...] | None = None) -> Tree:
     spatial = (1,) * (kernel.ndim - 2)
     leaf = {'scale': jnp.ones(spatial + kernel.shape[-2:], kernel.dtype)}
     if 'bias' in layer:
-      leaf['shift'] = jnp.zeros_like(layer['bias'])
+      leaf['shift'] = -layer['bias'] if replace_bias else jnp.zeros_like(layer['bias'])
     _put(tree, path, leaf)
   return tree
 

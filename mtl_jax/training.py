@@ -40,7 +40,7 @@ def fit(state: Any, advance: Callable, validate: Callable, *, phase: str, num_st
     advance: state -> (state, metrics), some steps further on; metrics are device scalars.
     validate: state -> accuracy in [0, 1].
     phase: name of the phase in metrics, progress and messages.
-    num_steps: steps at which the run is finished.
+    num_steps: steps at which the run is finished; 0 validates and saves the initial state.
     validate_every: steps between two validations, rounded up to a call of `advance`.
     workdir: holds `checkpoints`, `metrics.jsonl` and TensorBoard events.
 
@@ -55,11 +55,11 @@ def fit(state: Any, advance: Callable, validate: Callable, *, phase: str, num_st
   with workdirs.in_use(workdir), Checkpoints(os.path.join(workdir, 'checkpoints')) as checkpoints:
     found = checkpoints.restore_latest(state)
     first_step, state = found if found is not None else (0, state)
-    if first_step >= num_steps:
+    if found is not None and first_step >= num_steps:
       logging.info('%s in %s is finished', phase, workdir)
     elif found is not None:
       logging.info('%s resumes from step %d of %d', phase, first_step, num_steps)
-    if first_step < num_steps:
+    if found is None or first_step < num_steps:
       with MetricWriter(workdir, first_step, phase) as writer, Progress(num_steps, phase, first_step) as progress:
         if found is None:
           _validate_and_save(state, 0, validate, writer, progress, checkpoints, phase)

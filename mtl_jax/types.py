@@ -45,6 +45,12 @@ class BackboneVars(NamedTuple):
   batch_stats: Tree  # running mean and variance of each batch norm
 
 
+class EpisodeIndices(NamedTuple):
+  """One N-way K-shot task as places in an `ImagePool`, before any image is read."""
+  indices: jax.Array    # int32 [N, K+Q], into the pool's images; the first K of each class are its support
+  class_ids: jax.Array  # int32 [N], the class of the pool behind each label
+
+
 class Backbone(NamedTuple):
   """A network as pure functions; holds no arrays."""
   init: Callable[[jax.Array], BackboneVars]    # key -> BackboneVars
@@ -53,7 +59,8 @@ class Backbone(NamedTuple):
   feature_dim: int                             # d
   image_shape: tuple[int, int, int]            # (H, W, C) that it was made for
   scaled_layers: tuple[tuple[str, ...], ...]   # paths of the layers that scale and shift act on
-  last_block: tuple[tuple[str, ...], ...]      # those of them in the last block
+  last_block: tuple[tuple[str, ...], ...]      # where the last block stands in the tree: one path, or several
+  temperature: float | None = None             # length of its feature vectors, where that is fixed (L2-normalised)
 
 
 class BaseLearner(NamedTuple):
@@ -64,8 +71,10 @@ class BaseLearner(NamedTuple):
 
 class MetaParams(NamedTuple):
   """All that the outer loop may change."""
-  scale_shift: Tree          # Φ_S
+  scale_shift: Tree          # Φ_S; {} where it is not learned
+  weights: Tree              # the parts of Θ that are learned themselves (FT, affine parameters); else {}
   base_learner: BaseLearner  # θ
+  inner_lr: Tree             # {} where fixed, else {'log': log α, float32 [] or [inner steps]}
 
 
 class MetaState(NamedTuple):
@@ -79,12 +88,20 @@ class PretrainState(NamedTuple):
   """State of pre-training: backbone and the classifier of all base classes."""
   step: jax.Array  # int32 [], optimizer steps taken
   backbone: BackboneVars
-  head: BaseLearner  # [d, base classes]
+  head: tuple[BaseLearner, ...]  # θ_base: [d, base classes], or a hidden layer before that
   opt_state: Tree
 
 
 class AdaptResult(NamedTuple):
   """What the inner loop returns."""
+  base_learner: BaseLearner  # θ', adapted
+  query_logits: jax.Array    # float32 [N*Q, N]
+  support_losses: jax.Array  # float32 [steps], before each step
+
+
+class NetworkAdaptResult(NamedTuple):
+  """What the inner loop returns that adapts the network too."""
+  params: Tree               # Θ', of the whole network
   base_learner: BaseLearner  # θ', adapted
   query_logits: jax.Array    # float32 [N*Q, N]
   support_losses: jax.Array  # float32 [steps], before each step

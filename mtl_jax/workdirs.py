@@ -69,6 +69,22 @@ def read_settings(workdir: str | os.PathLike) -> dict[str, Any]:
   return settings
 
 
+def begun_with(workdir: str | os.PathLike, name: str) -> Any:
+  """Returns one setting of the run that has begun in a directory.
+
+  Args:
+    workdir: any path.
+    name: of the setting.
+
+  Returns:
+    Its value, or None where no run has begun, or it has no such setting.
+
+  Raises:
+    ValueError: the settings there are damaged.
+  """
+  return (_read_json(os.fspath(workdir), _SETTINGS) or {}).get(name)
+
+
 def write_results(workdir: str | os.PathLike, results: dict[str, Any]) -> None:
   """Writes `results` to `<workdir>/results.json`, over earlier ones.
 
@@ -107,7 +123,21 @@ def write_array(workdir: str | os.PathLike, name: str, array: np.ndarray) -> Non
   """
   content = io.BytesIO()
   np.save(content, array)
-  _write(os.path.join(os.fspath(workdir), name), content.getvalue())
+  write_file(workdir, name, content.getvalue())
+
+
+def write_file(workdir: str | os.PathLike, name: str, content: bytes) -> None:
+  """Writes `<workdir>/<name>`, over an earlier one.
+
+  Args:
+    workdir: directory of the run.
+    name: of the file.
+    content: all of it.
+
+  Raises:
+    OSError: the file cannot be written; an earlier one stays.
+  """
+  _write(os.path.join(os.fspath(workdir), name), content)
 
 
 @contextlib.contextmanager

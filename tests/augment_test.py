@@ -82,3 +82,21 @@ def test_normalize():
 def test_normalize_of_black_and_white():
   out = augment.normalize(np.array([[[[0, 255]]]], np.uint8), np.array([.5, .5]), np.array([.25, .5]))
   np.testing.assert_allclose(np.ravel(out), [-2, 1], atol=1e-6)
+
+
+def test_color_jitter_of_one_image_by_hand():
+  batch, strength = images(3), 0.4
+  factors = np.asarray(jax.random.uniform(jax.random.key(3), (3, 3, 1, 1, 1), minval=0.6, maxval=1.4), np.float64)
+  assert np.ptp(factors) > 0.2
+  for image, (brightness, contrast, saturation), found in zip(
+      batch, factors[..., 0, 0, 0].T, augment.color_jitter(jax.random.key(3), batch, strength), strict=True):
+    x = brightness * image.astype(np.float64)
+    x = x.mean() + contrast * (x - x.mean())
+    grey = x.mean(axis=2, keepdims=True)
+    expected = np.clip(grey + saturation * (x - grey), 0, 255)
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found, expected, atol=0.51)
+
+
+def test_no_color_jitter_is_the_identity():
+  np.testing.assert_array_equal(augment.color_jitter(jax.random.key(0), images(), 0), images())

@@ -3,6 +3,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import resource
 import shutil
 import subprocess
@@ -74,6 +75,9 @@ def images(tmp_path):
     ('pretrain', ['--compute_dtype=int8'], ['float32', 'bfloat16', "'int8'"]),
     ('meta_test', ['--protocol=transductive'], ['inductive', 'paper', "'transductive'"]),
     ('meta_train', ['--num_hard_tasks=3', '--meta_batch=2'], ['multiple of meta_batch = 2, got 3']),
+    ('meta_train', ['--outer=head', '--scope=last_block'], ['cannot learn with scope=last_block', 'neither is']),
+    ('meta_train', ['--gradient_order=implicit'], ['implicit without regularization', 'single minimum']),
+    ('meta_train', ['--learn_temperature'], ['only L2-normalised features', 'feature_norm=l2']),
 ])
 def test_unknown_names_and_values(tmp_path, name, flags, says):
   _refused(name, *_from(name), *flags, says=says, workdir=tmp_path / 'run')
@@ -167,6 +171,31 @@ def test_half_downloaded_archive(tmp_path):
   _refused('pretrain', '--dataset=fc100', f'--cache_dir={tmp_path / "cache"}', data_dir=tmp_path / 'data',
            workdir=tmp_path / 'run', says=[str(archive), '100000 bytes', 'download or copy it again'])
   assert archive.read_bytes() == packed.getvalue()[:100_000]
+
+
+class _Runs:
+  """Pickles as a command."""
+
+  def __init__(self, command):
+    self.command = command
+
+  def __reduce__(self):
+    return os.system, (self.command,)
+
+
+def test_pickle_that_runs_a_command(tmp_path):
+  (tmp_path / 'data').mkdir()
+  for split in ('train', 'val', 'test'):
+    content = {'image_data': _Runs(f'touch {tmp_path / "was_run"}'), 'class_dict': {}}
+    (tmp_path / 'data' / f'mini-imagenet-cache-{split}.pkl').write_bytes(pickle.dumps(content))
+  _refused('pretrain', '--dataset=mini_imagenet', f'--cache_dir={tmp_path / "cache"}', data_dir=tmp_path / 'data',
+           workdir=tmp_path / 'run', says=['mini-imagenet-cache-train.pkl', 'posix.system', 'nothing of it was run'])
+  assert not (tmp_path / 'was_run').exists()
+
+
+def test_classes_that_are_not_those_of_the_known_split(tmp_path, images):
+  _refused('pretrain', '--dataset=tiered_imagenet', data_dir=images, workdir=tmp_path / 'run',
+           says=['351/97/160 classes of tiered_imagenet', "unknown: 'train0' (train)", 'missing: '])
 
 
 PNG_OF_NO_WIDTH = (b'\x89PNG\r\n\x1a\n' + b'\0\0\0\rIHDR' + b'\0\0\0\0' + b'\0\0\0\x10' + b'\x08\x02\0\0\0' +

@@ -99,6 +99,33 @@ def test_the_same_key_gives_the_same_episode_and_another_key_another():
   assert any((a != b).any() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True))
 
 
+def test_the_episode_of_a_key_stays_the_same_from_version_to_version():
+  # Drawn by the first version of this code: a run that is resumed, or repeated, sees the tasks that it saw.
+  drawn = episodes.draw(jax.random.key(0), pool(), way=3, shot=2, query=3)
+  np.testing.assert_array_equal(drawn.indices, [[2, 4, 0, 1, 3], [19, 18, 17, 15, 20], [35, 33, 38, 34, 36]])
+  np.testing.assert_array_equal(drawn.class_ids, [0, 2, 4])
+  episode = sample(jax.random.key(0))
+  np.testing.assert_array_equal(episode.support_images[:, 0, 0, 0], [2, 4, 19, 18, 35, 33])
+  np.testing.assert_array_equal(episode.query_images[:, 0, 0, 0], [0, 1, 3, 17, 15, 20, 38, 34, 36])
+
+
+def test_drawing_reads_no_image_and_gathering_is_indexing():
+  drawn = episodes.draw(jax.random.key(8), ImagePool((), OFFSETS, SIZES), way=3, shot=2, query=3)
+  assert drawn.indices.dtype == drawn.class_ids.dtype == jnp.int32
+  features = np.random.default_rng(0).normal(size=(SIZES.sum(), 4)).astype(np.float32)
+  got, indices = episodes.gather(jnp.asarray(features), drawn, shot=2), np.asarray(drawn.indices)
+  np.testing.assert_array_equal(got.support_images, features[indices[:, :2].ravel()])
+  np.testing.assert_array_equal(got.query_images, features[indices[:, 2:].ravel()])
+  np.testing.assert_array_equal(got.query_labels, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+
+
+def test_batches_are_uniform_with_replacement_and_labelled():
+  places = ImagePool((), OFFSETS, SIZES)
+  indices, labels = (np.asarray(x) for x in episodes.draw_batch(jax.random.key(4), places, 20_000))
+  assert chi_square(np.bincount(indices, minlength=SIZES.sum())) < bound(SIZES.sum())
+  np.testing.assert_array_equal(labels, np.repeat(np.arange(6), SIZES)[indices])
+
+
 def test_vmap_equals_loop():
   loop = jax.tree.map(lambda *a: np.stack(a), *(jax.jit(sample)(key) for key in keys(5)))
   jax.tree.map(np.testing.assert_array_equal, sample_batch(keys(5)), loop)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mtl_jax.checkpoints import Checkpoints, load_tree
 from tests import tiny_runs
 
-PHASES = ('pretrain', 'meta_train', 'meta_test')
+PHASES = ('pretrain', 'meta_train', 'meta_train_host', 'meta_test')  # _host: with images streamed from host memory
 # Some seconds of training each, a save every fraction of a second.
 LONGER = {'pretrain': ['--steps=160', '--validate_every=10'],
           'meta_train': ['--steps=64', '--validate_every=4'],
@@ -37,9 +37,11 @@ class Kill(NamedTuple):
 
 def command(phase: str, workdir: pathlib.Path) -> list[str]:
   """The launcher of a phase on the tiny data set."""
+  launcher = phase.removesuffix('_host')
   source = {'pretrain': [], 'meta_train': [f'--pretrained={tiny_runs.pretrained()}'],
-            'meta_test': [f'--checkpoint={tiny_runs.meta_trained()}']}[phase]
-  return tiny_runs.command(phase, *LONGER[phase], *source, f'--workdir={workdir}')
+            'meta_test': [f'--checkpoint={tiny_runs.meta_trained()}']}
+  images = ['--images=host'] if phase.endswith('_host') else []
+  return tiny_runs.command(launcher, *LONGER[launcher], *source[launcher], *images, f'--workdir={workdir}')
 
 
 def run_unbroken(phase: str, folder: pathlib.Path) -> Unbroken:

@@ -10,7 +10,7 @@ import pytest
 from mtl_jax import checkpoints
 from tests import tiny_runs
 
-LAUNCHERS = ['pretrain', 'meta_train', 'meta_test', 'quickstart']
+LAUNCHERS = ['pretrain', 'meta_train', 'meta_test', 'quickstart', 'reproduce']
 COMMON = {'command', 'seconds', 'device', 'versions', 'seed'}
 
 
@@ -96,6 +96,21 @@ def test_a_finished_run_says_so_and_changes_nothing(meta_tested):
     assert tiny_runs.contents(workdir) == before
 
 
+def test_images_on_the_host_end_the_same(meta_tested, tmp_path):
+  """All three phases, streamed: the accuracies are those of the runs with images in memory."""
+  in_memory = {'pretrain': (tiny_runs.pretrained(), []),
+               'meta_train': (tiny_runs.meta_trained(), [f'--pretrained={tiny_runs.pretrained()}']),
+               'meta_test': (meta_tested, [f'--checkpoint={tiny_runs.meta_trained()}'])}
+  for name, (expected, flags) in in_memory.items():
+    result = tiny_runs.finished(name, f'--workdir={tmp_path / name}', '--images=host', *flags)
+    assert 'images stay in host memory and are streamed' in result.stderr
+    for line, other in zip(_lines(tmp_path / name), _lines(expected), strict=True):
+      assert line == {key: value if isinstance(value, str) else pytest.approx(value, rel=1e-4)
+                      for key, value in other.items()}
+  np.testing.assert_array_equal(np.load(tmp_path / 'meta_test' / 'accuracies.npy'),
+                                np.load(meta_tested / 'accuracies.npy'))
+
+
 def test_quickstart_end_to_end(tmp_path):
   """Two steps of pre-training, one cycle of meta-training, on the real built-in data set."""
   result = subprocess.run(
@@ -119,7 +134,7 @@ def test_help_explains_every_flag(name):
   explained = re.findall(r'^  --(?:\[no\])?(\w+):[ \n]*(.*)', result.stdout, re.MULTILINE)
   flags = dict(explained)
   assert {'workdir', 'seed'} <= flags.keys()
-  if name != 'quickstart':
+  if name not in ('quickstart', 'reproduce'):  # these have settings of their own
     assert {'dataset', 'data_dir', 'way', 'shot', 'compile_cache'} <= flags.keys()
   without_words = [flag for flag, text in explained if not re.sub(r'<.*?>:?', '', text).strip()]
   assert not without_words

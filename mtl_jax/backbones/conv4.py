@@ -4,7 +4,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mtl_jax.backbones.layers import conv, max_pool
+from mtl_jax.backbones.layers import batch_norm, conv, max_pool
 
 
 class Conv4(nn.Module):
@@ -28,6 +28,5 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     x = nn.Conv(self.width, (3, 3), dtype=self.dtype, conv_general_dilated=conv, name='conv')(x)
-    x = nn.BatchNorm(batch_stats_mode == 'running', momentum=0.9, epsilon=1e-5, use_scale=self.norm_affine,
-                     use_bias=self.norm_affine, dtype=self.dtype, name='bn')(x)
+    x = batch_norm(batch_stats_mode, self.norm_affine, self.dtype, 'bn')(x)
     return max_pool(nn.relu(x))

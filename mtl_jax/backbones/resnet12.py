@@ -4,7 +4,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mtl_jax.backbones.layers import conv, max_pool
+from mtl_jax.backbones.layers import batch_norm, conv, global_average, max_pool
 
 
 class ResNet12(nn.Module):
@@ -13,15 +13,15 @@ class ResNet12(nn.Module):
   7.99 M weights; the 12 main convolutions have 0.871 M scales and shifts. Batch norm has no affine parameters
   unless `norm_affine`.
   """
-  widths: tuple[int, ...] = (64, 128, 256, 512)
+  width: int = 64
   norm_affine: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
-    for i, width in enumerate(self.widths, start=1):
-      x = _Block(width, self.norm_affine, self.dtype, name=f'block{i}')(x, batch_stats_mode)
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+    for i in range(4):
+      x = _Block(self.width * 2**i, self.norm_affine, self.dtype, name=f'block{i + 1}')(x, batch_stats_mode)
+    return global_average(x)
 
 
 class _Block(nn.Module):
@@ -36,7 +36,5 @@ class _Block(nn.Module):
     shortcut = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name='shortcut')(x)
     for i in (1, 2, 3):
       x = nn.Conv(self.width, (3, 3), dtype=self.dtype, conv_general_dilated=conv, name=f'conv{i}')(x)
-      x = nn.BatchNorm(batch_stats_mode == 'running', momentum=0.9, epsilon=1e-5, use_scale=self.norm_affine,
-                       use_bias=self.norm_affine, dtype=self.dtype, name=f'bn{i}')(x)
-      x = nn.leaky_relu(x, 0.1)
+      x = nn.leaky_relu(batch_norm(batch_stats_mode, self.norm_affine, self.dtype, f'bn{i}')(x), 0.1)
     return max_pool(x + shortcut)

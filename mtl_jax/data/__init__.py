@@ -1,12 +1,12 @@
 """Data sets as uint8 arrays by split, on the host.
 
-`fc100`, `cifar_fs` and `omniglot` come as one published archive, `folder` is any tree of images, `glyphs` is
-drawn.
+`fc100`, `cifar_fs` and `omniglot` come as one published archive, `mini_imagenet` and `tiered_imagenet` in any of
+the layouts that are shared, `folder` is any tree of images, `glyphs` is drawn.
 """
 import os
 
 from mtl_jax import types
-from mtl_jax.data import folder, pools, published
+from mtl_jax.data import folder, mini_imagenet, pools, published, tiered_imagenet
 
 
 def _load_glyphs(name: str, image_size: int | None, seed: int) -> types.Dataset:
@@ -21,7 +21,9 @@ _LOADERS = {
     "fc100": (published.load, ("data_dir", "cache_dir", "image_size")),
     "folder": (folder.load, ("data_dir", "cache_dir", "image_size", "split_file", "skip_broken")),
     "glyphs": (_load_glyphs, ("image_size", "seed")),
+    "mini_imagenet": (mini_imagenet.load, ("data_dir", "cache_dir", "image_size", "skip_broken")),
     "omniglot": (published.load, ("data_dir", "cache_dir", "image_size")),
+    "tiered_imagenet": (tiered_imagenet.load, ("data_dir", "cache_dir", "image_size", "skip_broken")),
 }
 
 NAMES = tuple(_LOADERS)
@@ -35,11 +37,12 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, cache_dir: str
   Args:
     name: One of `NAMES`.
     data_dir: Folder with the set's archive (`cifar-100-binary.tar.gz` or `.tar.xz`, `images_background.zip`)
-      or its extracted folder, used before any download; for `folder`, the tree of images. Never written to.
+      or its extracted folder, used before any download; for `folder`, the tree of images; for `mini_imagenet` and
+      `tiered_imagenet`, one of their `LAYOUTS`. Never written to.
     cache_dir: Where downloads and decoded images are kept; the per-user cache directory if None.
-    image_size: Side in pixels; the set's own if None (32; omniglot 28; folder 84), else resized.
+    image_size: Side in pixels; the set's own if None (32; omniglot 28; folder and ImageNet's sets 84), else resized.
     split_file: For `folder`: JSON file with the classes of each split.
-    skip_broken: For `folder`: leave out images that cannot be read.
+    skip_broken: For `folder` and ImageNet's sets: leave out images that cannot be read.
     seed: For `glyphs`: decides the drawings.
 
   Returns:

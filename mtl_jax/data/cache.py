@@ -3,7 +3,11 @@
 One entry is one directory `<name>-<key>` holding `train.npy`, `val.npy`, `test.npy` (uint8 images, class
 after class) and `entry.json` (all else). The key is a hash of everything that affects the result, so an entry
 is never updated: changed sources make another one.
+
+Small sets are built in memory and written (`load_or_build`); sets that may be larger than memory are written
+class after class (`load_or_stream`).
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -11,9 +15,10 @@ import pathlib
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
 import platformdirs
 
@@ -81,6 +86,44 @@ def load_or_build(name: str, key: dict[str, Any], build: Callable[[], types.Data
   return built
 
 
+def load_or_stream(name: str, key: dict[str, Any], read: Callable[[], pools.Streams], flip: bool,
+                   root: pathlib.Path) -> types.Dataset:
+  """Reads the entry of `key`, or writes it class after class: no more than one class is held in memory.
+
+  A damaged entry is written again, with a warning. Of several processes one writes, and the others wait for it.
+
+  Args:
+    name: As in `load_or_build`.
+    key: As in `load_or_build`.
+    read: Gives the classes of each split, when there is no sound entry; all images are of one shape.
+    flip: As in types.Dataset.
+    root: As in `load_or_build`.
+
+  Returns:
+    The data set; its images are read-only and mapped from disk.
+
+  Raises:
+    ValueError: If the entry cannot be written: there may be no room for it elsewhere.
+  """
+  key = {"format": FORMAT, "name": name, **key}
+  entry = root / f"{name}-{digest(key)}"
+  found = _read(entry, name)
+  if found is not None:
+    return found
+  try:
+    with filelock.FileLock(root / f".{entry.name}.lock"):
+      found = _read(entry, name)  # Another process may have written it meanwhile.
+      if found is None:
+        _stream(entry, read(), key, flip)
+        found = _read(entry, name)
+  except OSError as e:
+    raise ValueError(f"{name}: decoded images cannot be written to {root} ({e}); make room there, or pass another "
+                     "cache_dir") from e
+  if found is None:
+    raise ValueError(f"{name}: {entry} is damaged although just written; pass another cache_dir")
+  return found
+
+
 def _read(entry: pathlib.Path, name: str) -> types.Dataset | None:
   """The data set of an entry, or None if there is none or it is damaged."""
   if not entry.is_dir():
@@ -107,10 +150,7 @@ def _read_pool(path: pathlib.Path, meta: dict[str, Any]) -> types.ImagePool:
 
 
 def _write(entry: pathlib.Path, dataset: types.Dataset, key: dict[str, Any]) -> None:
-  """Writes beside the entry and renames, so that a reader sees a whole entry or none."""
-  temp = entry.with_name(f".{entry.name}-{uuid.uuid4().hex}")
-  try:
-    temp.mkdir()
+  with _whole(entry, f".{entry.name}-{uuid.uuid4().hex}") as temp:
     meta = {"key": key, "mean": dataset.mean.tolist(), "std": dataset.std.tolist(),
             "flip": dataset.flip}
     for split in pools.SPLITS:
@@ -119,6 +159,56 @@ def _write(entry: pathlib.Path, dataset: types.Dataset, key: dict[str, Any]) -> 
       meta[split] = {"shape": list(pool.images.shape), "class_sizes": pool.class_sizes.tolist(),
                      "class_names": list(dataset.class_names[split])}
     (temp / "entry.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _stream(entry: pathlib.Path, splits: pools.Streams, key: dict[str, Any], flip: bool) -> None:
+  # One name for all, under the lock: so what a killed process left, up to 17 GB, goes with the next attempt.
+  with _whole(entry, f".{entry.name}.partial") as temp:
+    meta: dict[str, Any] = {"key": key, "flip": flip}
+    for split in pools.SPLITS:
+      meta[split], counts = _stream_split(temp / f"{split}.npy", splits[split])
+      if split == "train":
+        meta["mean"], meta["std"] = (moment.tolist() for moment in pools.moments(counts))
+    (temp / "entry.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, Any], np.ndarray]:
+  """Writes a .npy file class after class; gives what `entry.json` holds of it, and the counts of its values.
+
+  Plain writes, not a memory map: on a full disk they raise an error, where a map ends the process.
+  """
+  names, sizes, shape, counts = [], [], (), 0
+  with path.open("wb") as file:
+    for class_name, images in classes:
+      if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (shape or images.shape[1:]):
+        raise ValueError(f"class {class_name}: expected uint8 images of shape {shape or '[n, H, W, C]'}, got "
+                         f"{images.dtype} {images.shape}")
+      if not names:
+        shape = images.shape[1:]
+        start = _write_header(file, (0, *shape))
+      file.write(np.ascontiguousarray(images).data)
+      counts += pools.count_values(images)
+      names.append(class_name)
+      sizes.append(len(images))
+    file.seek(0)
+    if _write_header(file, (sum(sizes), *shape)) != start:  # NumPy leaves room for the number of images to grow.
+      raise ValueError(f"{path}: the header of {sum(sizes)} images does not fit")
+  return {"shape": [sum(sizes), *shape], "class_sizes": sizes, "class_names": names}, counts
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
+  np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+  return file.tell()
+
+
+@contextlib.contextmanager
+def _whole(entry: pathlib.Path, temp_name: str) -> Iterator[pathlib.Path]:
+  """A directory to write in, that then takes the place of the entry: a reader sees a whole entry or none."""
+  temp = entry.with_name(temp_name)
+  shutil.rmtree(temp, ignore_errors=True)
+  try:
+    temp.mkdir()
+    yield temp
     if entry.is_dir():  # Damaged, or written by another process meanwhile: ours is as good.
       shutil.rmtree(entry)
     os.replace(temp, entry)

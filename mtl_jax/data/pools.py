@@ -1,5 +1,5 @@
 """From images and labels to the pools that episodes are drawn from."""
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -8,6 +8,7 @@ from mtl_jax import types
 
 SPLITS = ("train", "val", "test")
 Classes = list[tuple[str, np.ndarray]]  # name of a class, its images uint8 [n, H, W, C]
+Streams = Mapping[str, Iterable[tuple[str, np.ndarray]]]  # split -> the same, one class at a time
 
 
 def build(images: np.ndarray, labels: np.ndarray, num_classes: int) -> types.ImagePool:
@@ -45,21 +46,38 @@ def offsets(class_sizes: np.ndarray) -> np.ndarray:
   return (np.cumsum(class_sizes) - class_sizes).astype(np.int32)
 
 
-def mean_std(images: np.ndarray, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation per channel of images / 255, exact for uint8.
+def mean_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation per channel of uint8 images [n, H, W, C] / 255; see `moments`."""
+  return moments(count_values(images))
+
+
+def count_values(images: np.ndarray, chunk: int = 16) -> np.ndarray:
+  """How often each value is found in each channel; counts of parts of a set add up.
 
   Args:
     images: uint8 [n, H, W, C].
-    chunk: Images counted at a time, which bounds the memory.
+    chunk: Images counted at a time: few enough to stay in the cache of the processor.
 
   Returns:
-    mean and std, float32 [C] each; std at least 1/255.
+    int64 [C, 256].
   """
   channels = images.shape[-1]
   counts = np.zeros((channels, 256), np.int64)
   for start in range(0, len(images), chunk):
     for c in range(channels):
       counts[c] += np.bincount(images[start:start + chunk, ..., c].reshape(-1), minlength=256)
+  return counts
+
+
+def moments(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation per channel of images / 255, exact for uint8.
+
+  Args:
+    counts: int64 [C, 256], see `count_values`.
+
+  Returns:
+    mean and std, float32 [C] each; std at least 1/255.
+  """
   values = np.arange(256) / 255
   share = counts / counts.sum(axis=1, keepdims=True)
   mean = share @ values
@@ -91,6 +109,60 @@ def resize_dataset(original: types.Dataset, size: int) -> types.Dataset:
   resized = [pool._replace(images=resize(pool.images, size))
              for pool in (original.train, original.val, original.test)]
   return dataset(original.name, resized, original.class_names, original.flip)
+
+
+# Mean and deviation of pixel values that may be subtracted and divided by, of images / 255: those of the authors'
+# TensorFlow code (none) and of their PyTorch code.
+NORMALIZATIONS = {
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "authors": ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
+}
+
+
+def normalized(original: types.Dataset, name: str) -> types.Dataset:
+  """Changes what images are normalised by.
+
+  Args:
+    original: any data set.
+    name: "dataset" for the mean and deviation of its training images, or one of `NORMALIZATIONS`.
+
+  Returns:
+    The data set with other `mean` and `std`.
+
+  Raises:
+    ValueError: If the name is unknown, or the images are not in colour.
+  """
+  if name == "dataset":
+    return original
+  if name not in NORMALIZATIONS:
+    raise ValueError(f"expected normalization to be one of dataset, {', '.join(NORMALIZATIONS)}, got {name!r}")
+  if original.train.images.shape[-1] != 3:
+    raise ValueError(f"normalization {name}: expected images of 3 channels, got {original.train.images.shape[-1]} in "
+                     f"{original.name}")
+  mean, std = (np.asarray(values, np.float32) for values in NORMALIZATIONS[name])
+  return original._replace(mean=mean, std=std)
+
+
+def center_crop(original: types.Dataset, size: int) -> types.Dataset:
+  """Keeps the middle of each image; mean and deviation stay those of whole images.
+
+  Args:
+    original: any data set; images mapped from disk stay so.
+    size: Side of the middle in pixels.
+
+  Returns:
+    The data set with images [n, size, size, C].
+
+  Raises:
+    ValueError: If the images are smaller than that.
+  """
+  height, width = original.train.images.shape[1:3]
+  if size > min(height, width):
+    raise ValueError(f"expected center_crop of at most {min(height, width)} pixels, the side of the images, got {size}")
+  top, left = (height - size) // 2, (width - size) // 2
+  cropped = {split: getattr(original, split)._replace(
+      images=getattr(original, split).images[:, top:top + size, left:left + size]) for split in SPLITS}
+  return original._replace(**cropped)
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:

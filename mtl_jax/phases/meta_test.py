@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import augment, base_learner, episodes, scale_shift
+from mtl_jax import augment, base_learner, episodes, inner_loop, learnable
 from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaParams
+
+IMAGES_PER_PASS = 200  # when a whole split is encoded
 
 
 class MetaTestConfig(NamedTuple):
@@ -19,6 +21,9 @@ class MetaTestConfig(NamedTuple):
   inner_steps: int = 100
   batch_stats_mode: str = 'running'  # 'batch': statistics of the pass at hand, support and query apart
   flip_support: bool = False         # support doubled by horizontal flips
+  adapts: str = 'head'               # what the inner loop adapts beside θ: nothing, the 'last_block', or 'all'
+  gradient_order: str = 'first'      # read by inner loops; scores are the same
+  regularization: float = 0.0        # λ, pull of the inner loop towards its start
 
 
 def protocol_settings(protocol: str, shot: int) -> dict:
@@ -56,11 +61,11 @@ def task_keys(root_key: jax.Array, num_tasks: int) -> jax.Array:
 
 
 def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
-                std: jax.Array, *, backbone: Backbone, batch_size: int = 200) -> ImagePool:
+                std: jax.Array, *, backbone: Backbone, batch_size: int = IMAGES_PER_PASS) -> ImagePool:
   """Computes the features of every image of a split once, by running statistics.
 
   Args:
-    meta_params: Φ_S is read.
+    meta_params: what the outer loop has made of the network is read.
     backbone_vars: Θ.
     pool: uint8 images [n, H, W, C].
     mean: [C], of images / 255.
@@ -71,11 +76,10 @@ def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: Imag
   Returns:
     The same pool with features float32 [n, d] in place of images.
   """
-  params = scale_shift.modulate(backbone_vars.params, meta_params.scale_shift)
-  modulated = backbone_vars._replace(params=params)
+  network = learnable.network(backbone_vars, meta_params)
 
   def one_batch(images):
-    return backbone.features(modulated, augment.normalize(images, mean, std), batch_stats_mode='running')
+    return encode_images(network, images, mean, std, backbone=backbone)
 
   total = pool.images.shape[0]
   whole = total // batch_size * batch_size
@@ -85,20 +89,40 @@ def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: Imag
   return pool._replace(images=jnp.concatenate(parts))
 
 
-def task_accuracy(theta: base_learner.BaseLearner, task: Episode, *, config: MetaTestConfig) -> jax.Array:
+def encode_images(network: BackboneVars, images: jax.Array, mean: jax.Array, std: jax.Array, *,
+                  backbone: Backbone) -> jax.Array:
+  """Computes the features of uint8 images [n, H, W, C] by running statistics of `learnable.network`: float32 [n, d]."""
+  return backbone.features(network, augment.normalize(images, mean, std), batch_stats_mode='running')
+
+
+def accuracy_of(query_logits: jax.Array, query_labels: jax.Array) -> jax.Array:
+  """Gives the share of queries whose highest logit is that of their class.
+
+  Args:
+    query_logits: [m, N].
+    query_labels: int [m].
+
+  Returns:
+    Accuracy in [0, 1], a scalar.
+  """
+  return jnp.mean(jnp.argmax(query_logits, axis=1) == query_labels)
+
+
+def task_accuracy(meta_params: MetaParams, task: Episode, *, config: MetaTestConfig) -> jax.Array:
   """Adapts θ to one task given as features and scores its query set.
 
   Args:
-    theta: θ, meta-learned.
+    meta_params: θ and the inner rates are read.
     task: an Episode with features [n, d] in place of images.
     config: settings.
 
   Returns:
     Accuracy in [0, 1], a scalar.
   """
-  adapted = base_learner.adapt(theta, task.support_images, task.support_labels, task.query_images,
-                               inner_lr=config.inner_lr, num_steps=config.inner_steps)
-  return jnp.mean(jnp.argmax(adapted.query_logits, axis=1) == task.query_labels)
+  rates = learnable.inner_rates(meta_params, config.inner_lr, config.inner_steps)
+  adapted = base_learner.adapt(meta_params.base_learner, task.support_images, task.support_labels, task.query_images,
+                               inner_lr=rates, num_steps=config.inner_steps, regularization=config.regularization)
+  return accuracy_of(adapted.query_logits, task.query_labels)
 
 
 def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
@@ -106,33 +130,38 @@ def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, poo
   """Scores tasks with every image encoded once: exact where features depend on one image alone.
 
   Args:
-    meta_params: Φ_S and θ.
+    meta_params: Φ_S, θ and whatever else was learned.
     backbone_vars: Θ.
     pool: uint8 images of the split.
     mean: [C], of images / 255.
     std: [C], of images / 255.
     keys: [num_tasks], one per task.
     backbone: the network.
-    config: settings, of running statistics and support not flipped.
+    config: settings, of running statistics, support not flipped and θ alone adapted.
 
   Returns:
     float32 [num_tasks].
   """
   features = encode_pool(meta_params, backbone_vars, pool, mean, std, backbone=backbone)
+  return feature_accuracies(meta_params, features, keys, config=config)
 
+
+def feature_accuracies(meta_params: MetaParams, features: ImagePool, keys: jax.Array, *,
+                       config: MetaTestConfig) -> jax.Array:
+  """Scores tasks over the features that `encode_pool` gives: float32 [num_tasks]."""
   def one_task(key):
     task = episodes.sample(key, features, way=config.way, shot=config.shot, query=config.query)
-    return task_accuracy(meta_params.base_learner, task, config=config)
+    return task_accuracy(meta_params, task, config=config)
 
   return jax.lax.map(one_task, keys, batch_size=100)
 
 
 def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
                         std: jax.Array, keys: jax.Array, *, backbone: Backbone, config: MetaTestConfig) -> jax.Array:
-  """Scores tasks one by one from their images: works under every protocol.
+  """Scores tasks one by one from their images: works under every protocol, and adapts the network where asked to.
 
   Args:
-    meta_params: Φ_S and θ.
+    meta_params: Φ_S, θ and whatever else was learned.
     backbone_vars: Θ.
     pool: uint8 images of the split.
     mean: [C], of images / 255.
@@ -144,21 +173,36 @@ def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, po
   Returns:
     float32 [num_tasks].
   """
-  params = scale_shift.modulate(backbone_vars.params, meta_params.scale_shift)
-
-  def encode(images):
-    return backbone.features(backbone_vars._replace(params=params), augment.normalize(images, mean, std),
-                             batch_stats_mode=config.batch_stats_mode)
+  network = learnable.network(backbone_vars, meta_params)
 
   def one_task(key):
     task = episodes.sample(key, pool, way=config.way, shot=config.shot, query=config.query)
-    images, labels = task.support_images, task.support_labels
-    if config.flip_support:
-      images, labels = jnp.concatenate([images, images[:, :, ::-1]]), jnp.concatenate([labels, labels])
-    task = task._replace(support_images=encode(images), support_labels=labels, query_images=encode(task.query_images))
-    return task_accuracy(meta_params.base_learner, task, config=config)
+    return image_task_accuracy(meta_params, network, task, mean, std, backbone=backbone, config=config)
 
   return jax.lax.map(one_task, keys)
+
+
+def image_task_accuracy(meta_params: MetaParams, network: BackboneVars, task: Episode, mean: jax.Array, std: jax.Array,
+                        *, backbone: Backbone, config: MetaTestConfig) -> jax.Array:
+  """Scores one Episode of uint8 images under any settings, with the network of `learnable.network`: a scalar."""
+  task = _normalized(task, mean, std, flip_support=config.flip_support)
+  if config.adapts == 'head':
+    support, query = (backbone.features(network, images, batch_stats_mode=config.batch_stats_mode)
+                      for images in (task.support_images, task.query_images))
+    return task_accuracy(meta_params, task._replace(support_images=support, query_images=query), config=config)
+  rates = learnable.inner_rates(meta_params, config.inner_lr, config.inner_steps)
+  one = jax.tree.map(lambda x: x[None], task)
+  logits = inner_loop.LOOPS[config.adapts](meta_params.base_learner, network, rates, one, backbone=backbone,
+                                           config=config)
+  return accuracy_of(logits[0], task.query_labels)
+
+
+def _normalized(task: Episode, mean: jax.Array, std: jax.Array, *, flip_support: bool) -> Episode:
+  images, labels = task.support_images, task.support_labels
+  if flip_support:
+    images, labels = jnp.concatenate([images, images[:, :, ::-1]]), jnp.concatenate([labels, labels])
+  return task._replace(support_images=augment.normalize(images, mean, std), support_labels=labels,
+                       query_images=augment.normalize(task.query_images, mean, std))
 
 
 def accuracies(*arguments, backbone: Backbone, config: MetaTestConfig) -> jax.Array:
@@ -172,9 +216,13 @@ def accuracies(*arguments, backbone: Backbone, config: MetaTestConfig) -> jax.Ar
   Returns:
     float32 [num_tasks].
   """
-  each_image_alone = config.batch_stats_mode == 'running' and not config.flip_support
-  score = accuracies_encoded if each_image_alone else accuracies_per_task
+  score = accuracies_encoded if each_image_alone(config) else accuracies_per_task
   return score(*arguments, backbone=backbone, config=config)
+
+
+def each_image_alone(config: MetaTestConfig) -> bool:
+  """Tells whether the features of an image depend on that image alone, so that they need to be computed only once."""
+  return (config.batch_stats_mode, config.flip_support, config.adapts) == ('running', False, 'head')
 
 
 def summarize(task_accuracies: np.ndarray) -> tuple[float, float]:

@@ -1,11 +1,15 @@
-"""Phase 2, meta-training: the outer loop over Φ_S and θ, on ordinary tasks and on the hard tasks they give rise to."""
+"""Phase 2, meta-training: the outer loop over Φ_S and θ, on ordinary tasks and on the hard tasks they give rise to.
+
+What the outer loop learns is `mtl_jax.learnable`'s business; the default is the paper's: Φ_S of all layers, and θ.
+"""
+import warnings
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import augment, base_learner, episodes, hard_tasks, scale_shift
+from mtl_jax import augment, base_learner, episodes, hard_tasks, inner_loop, learnable
 from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaParams, MetaState
 
 
@@ -24,7 +28,16 @@ class MetaTrainConfig(NamedTuple):
   outer_lr: float = 1e-3
   outer_lr_halving: int = 1000   # outer steps after which the rate is halved, again and again
   outer_lr_floor: float = 1e-4
-  learn: str = 'ss'              # 'ss': Φ_S and θ; 'ss_last': Φ_S of the last block and θ; 'head': θ alone (FT θ)
+  learn: str = 'ss'              # beside θ: 'ss' Φ_S, 'ft' the weights, 'head' nothing; 'none': not even θ
+  scope: str = 'all'             # of 'ss' and 'ft': 'all' layers, or those of the 'last_block'
+  learn_norm: bool = False       # also the affine parameters of normalisation within `scope`
+  learn_classifier: bool = True  # θ; else it starts from zero in every task
+  learn_inner_lr: str = 'fixed'  # 'scalar': learn α; 'per_step': learn one for each inner step
+  learn_temperature: bool = False  # of L2-normalised features
+  scaled: str = 'published'      # layers of Φ_S: those of the paper, or 'every' one with a kernel
+  replace_bias: bool = False     # shifts take the place of the biases
+  adapts: str = 'head'           # what the inner loop adapts beside θ: nothing, the 'last_block', or 'all'
+  regularization: float = 0.0    # λ, pull of the inner loop towards its start
   batch_stats_mode: str = 'running'
   crop_padding: int = 4          # pixels
   flip: bool = True
@@ -40,7 +53,7 @@ def steps_per_cycle(config: MetaTrainConfig) -> int:
     A number of outer steps.
 
   Raises:
-    ValueError: K or K' is no multiple of the meta-batch, or another setting is out of range.
+    ValueError: K or K' is no multiple of the meta-batch, or out of range.
   """
   for name, least in (('meta_batch', 1), ('ordinary_tasks', config.meta_batch), ('hard_tasks', 0)):
     value = getattr(config, name)
@@ -48,8 +61,6 @@ def steps_per_cycle(config: MetaTrainConfig) -> int:
       raise ValueError(f'expected {name} of at least {least}, got {value}')
     if value % config.meta_batch:
       raise ValueError(f'expected {name} to be a multiple of meta_batch = {config.meta_batch}, got {value}')
-  if config.learn not in ('ss', 'ss_last', 'head'):
-    raise ValueError(f"expected learn to be 'ss', 'ss_last' or 'head', got {config.learn!r}")
   return (config.ordinary_tasks + config.hard_tasks) // config.meta_batch
 
 
@@ -66,8 +77,34 @@ def make_optimizer(config: MetaTrainConfig) -> optax.GradientTransformation:
                                             end_value=min(config.outer_lr_floor, config.outer_lr)))
 
 
+def check(backbone: Backbone, backbone_vars: BackboneVars, config: MetaTrainConfig) -> None:
+  """Refuses settings that make no sense.
+
+  Args:
+    backbone: the network.
+    backbone_vars: Θ, or its shapes.
+    config: settings.
+
+  Raises:
+    ValueError: as `steps_per_cycle` and `learnable.check` say.
+  """
+  steps_per_cycle(config)
+  if config.adapts not in inner_loop.LOOPS:
+    raise ValueError(f'expected adapts to be one of {", ".join(inner_loop.LOOPS)}, got {config.adapts!r}')
+  if config.learn_inner_lr != 'fixed' and not config.inner_lr > 0:
+    raise ValueError(f'expected inner_lr above 0 to learn it from there, got {config.inner_lr}')
+  learnable.check(backbone, backbone_vars.params, learn=config.learn, scope=config.scope, learn_norm=config.learn_norm,
+                  learn_classifier=config.learn_classifier, learn_inner_lr=config.learn_inner_lr, adapts=config.adapts,
+                  gradient_order=config.gradient_order, regularization=config.regularization, scaled=config.scaled,
+                  replace_bias=config.replace_bias, learn_temperature=config.learn_temperature)
+  approach = config.inner_lr * config.inner_steps * config.regularization  # what is left of the way is exp(-this)
+  if config.gradient_order == 'implicit' and approach < 3:
+    warnings.warn(f'gradient_order=implicit is exact at the minimum of the inner loop, and inner_lr * inner_steps * '
+                  f'regularization = {approach:.2g} stops short of it; aim at 3 or more', stacklevel=2)
+
+
 def init(backbone: Backbone, backbone_vars: BackboneVars, config: MetaTrainConfig) -> MetaState:
-  """Makes the state before the first outer step: Φ_S the identity, θ zero.
+  """Makes the state before the first outer step: Φ_S the identity, learned weights those of Θ, θ zero.
 
   Args:
     backbone: the network.
@@ -75,37 +112,13 @@ def init(backbone: Backbone, backbone_vars: BackboneVars, config: MetaTrainConfi
     config: settings.
 
   Returns:
-    A MetaState at step 0; with `learn='head'` its Φ_S is the empty tree.
+    A MetaState at step 0; what is not learned is an empty tree in it.
   """
-  layers = {'ss': backbone.scaled_layers, 'ss_last': backbone.last_block, 'head': ()}[config.learn]
-  meta_params = MetaParams(scale_shift.init(backbone_vars.params, layers),
-                           base_learner.init(backbone.feature_dim, config.way))
+  meta_params = learnable.init(
+      backbone, backbone_vars, way=config.way, learn=config.learn, scope=config.scope, learn_norm=config.learn_norm,
+      learn_inner_lr=config.learn_inner_lr, inner_lr=config.inner_lr, inner_steps=config.inner_steps,
+      scaled=config.scaled, replace_bias=config.replace_bias, learn_temperature=config.learn_temperature)
   return MetaState(jnp.zeros((), jnp.int32), meta_params, make_optimizer(config).init(meta_params))
-
-
-def encode(scale_shift_tree, backbone_vars: BackboneVars, images: jax.Array, *, backbone: Backbone,
-           batch_stats_mode: str) -> jax.Array:
-  """Extracts the features of several tasks under one Φ_S.
-
-  With running statistics an image's features depend on that image alone, so all tasks go through as one batch. With
-  batch statistics each task is normalised apart. A `vmap` of the convolutions would take the gradient of every task's
-  kernel apart from the others, which is slow on CPU.
-
-  Args:
-    scale_shift_tree: Φ_S.
-    backbone_vars: Θ, frozen.
-    images: float32 [tasks, n, H, W, C], normalised.
-    backbone: the network.
-    batch_stats_mode: 'running' or 'batch'.
-
-  Returns:
-    float32 [tasks, n, d].
-  """
-  modulated = backbone_vars._replace(params=scale_shift.modulate(backbone_vars.params, scale_shift_tree))
-  if batch_stats_mode == 'batch':
-    return jnp.stack([backbone.features(modulated, task, batch_stats_mode='batch') for task in images])
-  flat = backbone.features(modulated, images.reshape(-1, *images.shape[2:]), batch_stats_mode='running')
-  return flat.reshape(*images.shape[:2], -1)
 
 
 def outer_loss(meta_params: MetaParams, backbone_vars: BackboneVars, tasks: Episode, *, backbone: Backbone,
@@ -113,7 +126,7 @@ def outer_loss(meta_params: MetaParams, backbone_vars: BackboneVars, tasks: Epis
   """Averages over tasks the query loss after adaptation: L_query(θ'; Θ, Φ_S).
 
   Args:
-    meta_params: Φ_S and θ, differentiated.
+    meta_params: Φ_S, θ and whatever else is learned, differentiated.
     backbone_vars: Θ, frozen.
     tasks: Episodes stacked along axis 0, with normalised float32 images.
     backbone: the network.
@@ -124,23 +137,12 @@ def outer_loss(meta_params: MetaParams, backbone_vars: BackboneVars, tasks: Epis
 
   References: Sun et al., CVPR 2019, section 4.2, equations 2-4.
   """
-  options = {'backbone': backbone, 'batch_stats_mode': config.batch_stats_mode}
-  num_support = tasks.support_images.shape[1]
-  if config.batch_stats_mode == 'running':
-    images = jnp.concatenate([tasks.support_images, tasks.query_images], axis=1)
-    features = encode(meta_params.scale_shift, backbone_vars, images, **options)
-    support, query = features[:, :num_support], features[:, num_support:]
-  else:
-    support = encode(meta_params.scale_shift, backbone_vars, tasks.support_images, **options)
-    query = encode(meta_params.scale_shift, backbone_vars, tasks.query_images, **options)
-
-  def one_task(support, support_labels, query, query_labels):
-    adapted = base_learner.adapt(meta_params.base_learner, support, support_labels, query, inner_lr=config.inner_lr,
-                                 num_steps=config.inner_steps, gradient_order=config.gradient_order)
-    return base_learner.cross_entropy(adapted.query_logits, query_labels), adapted.query_logits
-
-  losses, logits = jax.vmap(one_task)(support, tasks.support_labels, query, tasks.query_labels)
-  return jnp.mean(losses), logits
+  meta_params = learnable.hold(meta_params, learn_classifier=config.learn_classifier)
+  adapt = inner_loop.LOOPS[config.adapts]
+  logits = adapt(meta_params.base_learner, learnable.network(backbone_vars, meta_params),
+                 learnable.inner_rates(meta_params, config.inner_lr, config.inner_steps), tasks, backbone=backbone,
+                 config=config)
+  return jnp.mean(jax.vmap(base_learner.cross_entropy)(logits, tasks.query_labels)), logits
 
 
 def draw_tasks(key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, failures: jax.Array,
@@ -159,22 +161,22 @@ def draw_tasks(key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array,
   Returns:
     Episodes stacked along axis 0 [meta_batch, ...], images float32.
   """
-  def one_task(key):
-    class_key, image_key, support_key, query_key = jax.random.split(key, 4)
-    class_ids = jax.lax.cond(hard, lambda: hard_tasks.draw_classes(class_key, failures, config.way),
-                             lambda: episodes.draw_classes(class_key, failures.shape[0], config.way))
-    task = episodes.sample(image_key, pool, way=config.way, shot=config.shot, query=config.query, class_ids=class_ids)
-    support, query = (
-        augment.normalize(augment.crop_and_flip(k, x, padding=config.crop_padding, flip=config.flip), mean, std)
-        for k, x in ((support_key, task.support_images), (query_key, task.query_images)))
-    return task._replace(support_images=support, query_images=query)
+  return _augmented(key, _draw_images(key, pool, failures, hard, config), mean, std, config)
 
-  return jax.vmap(one_task)(jax.random.split(key, config.meta_batch))
+
+def _draw_images(key, pool, failures, hard, config):
+  drawn = episodes.draw_meta_batch(key, pool, failures, hard, tasks=config.meta_batch, way=config.way,
+                                   shot=config.shot, query=config.query)
+  return jax.vmap(lambda task: episodes.gather(pool.images, task, shot=config.shot))(drawn)
+
+
+def _augmented(key, tasks, mean, std, config):
+  return augment.augment_tasks(key, tasks, mean, std, padding=config.crop_padding, flip=config.flip)
 
 
 def outer_step(state: MetaState, backbone_vars: BackboneVars, tasks: Episode, *, backbone: Backbone,
                config: MetaTrainConfig) -> tuple[MetaState, dict[str, jax.Array], jax.Array]:
-  """Takes one Adam step on Φ_S and θ.
+  """Takes one Adam step on Φ_S and θ, or on whatever else is learned.
 
       Φ_S <- Φ_S - γ ∇ L_query(θ'; Θ, Φ_S),   θ <- θ - γ ∇ L_query(θ'; Θ, Φ_S)
 
@@ -197,6 +199,24 @@ def outer_step(state: MetaState, backbone_vars: BackboneVars, tasks: Episode, *,
   accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == tasks.query_labels)
   state = MetaState(state.step + 1, optax.apply_updates(state.meta_params, updates), opt_state)
   return state, {'loss': loss, 'accuracy': accuracy}, failed
+
+
+def step_on(state: MetaState, failures: jax.Array, tasks: Episode, root_key: jax.Array, backbone_vars: BackboneVars,
+            mean: jax.Array, std: jax.Array, hard: jax.Array, *, backbone: Backbone,
+            config: MetaTrainConfig) -> tuple[MetaState, jax.Array, dict[str, jax.Array]]:
+  """Takes one outer step of a cycle on tasks that were drawn before; other arguments as `cycle`.
+
+  Args:
+    failures: int32 [classes], the multiset of failure classes of this cycle.
+    tasks: Episodes stacked along axis 0, with uint8 images, augmented and normalised here.
+    hard: bool [], whether these tasks are hard; then their failures do not count.
+
+  Returns:
+    (state after the step, failures with those of these tasks, metrics `loss` and `accuracy`).
+  """
+  tasks = _augmented(jax.random.fold_in(root_key, state.step), tasks, mean, std, config)
+  state, metrics, failed = outer_step(state, backbone_vars, tasks, backbone=backbone, config=config)
+  return state, failures.at[failed].add(jnp.where(hard, 0, 1)), metrics
 
 
 def cycle(state: MetaState, root_key: jax.Array, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
@@ -226,9 +246,10 @@ def cycle(state: MetaState, root_key: jax.Array, backbone_vars: BackboneVars, po
 
   def one(carry, hard):
     state, failures = carry
-    tasks = draw_tasks(jax.random.fold_in(root_key, state.step), pool, mean, std, failures, hard, config=config)
-    state, metrics, failed = outer_step(state, backbone_vars, tasks, backbone=backbone, config=config)
-    return (state, failures.at[failed].add(jnp.where(hard, 0, 1))), metrics
+    tasks = _draw_images(jax.random.fold_in(root_key, state.step), pool, failures, hard, config)
+    state, failures, metrics = step_on(state, failures, tasks, root_key, backbone_vars, mean, std, hard,
+                                       backbone=backbone, config=config)
+    return (state, failures), metrics
 
   no_failures = jnp.zeros(pool.class_sizes.shape, jnp.int32)
   (state, _), metrics = jax.lax.scan(one, (state, no_failures), hard)

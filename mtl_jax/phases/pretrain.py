@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import augment, base_learner
+from mtl_jax import augment, base_learner, episodes
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, ImagePool, PretrainState, Tree
 
 
@@ -19,6 +19,8 @@ class PretrainConfig(NamedTuple):
   rotation_weight: float = 0.0  # share of the loss that tells quarter turns apart; 0 turns nothing
   crop_padding: int = 4         # pixels
   flip: bool = True
+  color: float = 0.0            # strength of colour jitter
+  hidden_units: int = 0         # of a hidden layer between features and classes (the authors' PyTorch: 1000); 0: none
   steps_per_call: int = 25      # optimizer steps in one compiled call
 
 
@@ -49,16 +51,35 @@ def init(key: jax.Array, backbone: Backbone, num_classes: int, config: PretrainC
 
   Returns:
     A PretrainState at step 0 with a zero classifier [d, num_classes], or [d, num_classes + 4] where the last four
-    columns tell quarter turns apart.
+    columns tell quarter turns apart; with a hidden layer before it where `hidden_units` says so.
   """
-  variables = backbone.init(key)
-  turns = 4 if config.rotation_weight else 0
-  head = base_learner.init(backbone.feature_dim, num_classes + turns)
+  backbone_key, hidden_key = jax.random.split(key)
+  variables = backbone.init(backbone_key)
+  outputs = num_classes + (4 if config.rotation_weight else 0)
+  head = (base_learner.init(config.hidden_units or backbone.feature_dim, outputs),)
+  if config.hidden_units:
+    kernel = jax.nn.initializers.he_normal()(hidden_key, (backbone.feature_dim, config.hidden_units))
+    head = (BaseLearner(kernel, jnp.zeros(config.hidden_units)), *head)
   opt_state = make_optimizer(config).init((variables.params, head))
   return PretrainState(jnp.zeros((), jnp.int32), variables, head, opt_state)
 
 
-def loss(trained: tuple[Tree, BaseLearner], batch_stats: Tree, images: jax.Array, labels: jax.Array, *,
+def classify(head: tuple[BaseLearner, ...], features: jax.Array) -> jax.Array:
+  """Scores features by θ_base: linear layers with ReLU between them.
+
+  Args:
+    head: one layer, or a hidden one before it.
+    features: [B, d].
+
+  Returns:
+    Logits [B, classes].
+  """
+  for layer in head[:-1]:
+    features = jax.nn.relu(base_learner.logits(layer, features))
+  return base_learner.logits(head[-1], features)
+
+
+def loss(trained: tuple[Tree, tuple[BaseLearner, ...]], batch_stats: Tree, images: jax.Array, labels: jax.Array, *,
          backbone: Backbone, config: PretrainConfig) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
   """Classifies one batch: L(Θ, θ_base), by batch statistics.
 
@@ -82,7 +103,7 @@ def loss(trained: tuple[Tree, BaseLearner], batch_stats: Tree, images: jax.Array
   if config.rotation_weight:
     images, turns = augment.quarter_turns(images)
   features, new_stats = backbone.train_features(BackboneVars(params, batch_stats), images)
-  scores = base_learner.logits(head, features)
+  scores = classify(head, features)
   if config.rotation_weight:
     scores, turn_scores = scores[:, :-4], scores[:, -4:]
   targets = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[1]), config.label_smoothing)
@@ -109,10 +130,32 @@ def step(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.A
   Returns:
     (state after the step, metrics `loss` and `accuracy`, scalars).
   """
-  index_key, augment_key = jax.random.split(jax.random.fold_in(root_key, state.step))
-  index = jax.random.randint(index_key, (config.batch_size,), 0, pool.images.shape[0])
-  labels = jnp.searchsorted(pool.class_offsets, index, side='right') - 1
-  images = augment.crop_and_flip(augment_key, pool.images[index], padding=config.crop_padding, flip=config.flip)
+  index_key, _, _ = jax.random.split(jax.random.fold_in(root_key, state.step), 3)
+  indices, labels = episodes.draw_batch(index_key, pool, config.batch_size)
+  return step_on(state, pool.images[indices], labels, root_key, mean, std, backbone=backbone, config=config)
+
+
+def step_on(state: PretrainState, images: jax.Array, labels: jax.Array, root_key: jax.Array, mean: jax.Array,
+            std: jax.Array, *, backbone: Backbone,
+            config: PretrainConfig) -> tuple[PretrainState, dict[str, jax.Array]]:
+  """Takes one optimizer step on a batch that was drawn before, by the first of the three keys of the step.
+
+  Args:
+    state: before the step.
+    images: uint8 [B, H, W, C], augmented here by the second and third key.
+    labels: int [B], base classes.
+    root_key: of the run; step t uses `fold_in(root_key, t)`, split in three.
+    mean: [C], of images / 255.
+    std: [C], of images / 255.
+    backbone: the network.
+    config: settings.
+
+  Returns:
+    (state after the step, metrics `loss` and `accuracy`, scalars).
+  """
+  _, augment_key, color_key = jax.random.split(jax.random.fold_in(root_key, state.step), 3)
+  images = augment.crop_and_flip(augment_key, images, padding=config.crop_padding, flip=config.flip)
+  images = augment.color_jitter(color_key, images, config.color)
   trained = (state.backbone.params, state.head)
   (value, (new_stats, accuracy)), gradient = jax.value_and_grad(loss, has_aux=True)(
       trained, state.backbone.batch_stats, augment.normalize(images, mean, std), labels,

@@ -1,6 +1,10 @@
 """Entries of the cache: written whole, read back equal, rebuilt when damaged."""
 import os
+import resource
+import threading
+import weakref
 
+import filelock
 import numpy as np
 import pytest
 
@@ -112,3 +116,107 @@ def test_fingerprint_follows_size_and_time(tmp_path):
   assert cache.fingerprint([path]) == before
   os.utime(path, ns=(1, 1))
   assert cache.fingerprint([path]) != before
+
+
+def stream(root, classes, key=KEY):
+  return cache.load_or_stream("tiny", key, lambda: classes, True, root)
+
+
+def classes_of(dataset):
+  """The same classes, one at a time."""
+  def of_split(split):
+    pool = getattr(dataset, split)
+    for name, first, count in zip(dataset.class_names[split], pool.class_offsets, pool.class_sizes, strict=True):
+      yield name, pool.images[first:first + count]
+  return {split: of_split(split) for split in pools.SPLITS}
+
+
+def test_streamed_entry_equals_one_built_in_memory(tmp_path):
+  (tmp_path / "built").mkdir()
+  built = load(tmp_path / "built")
+  streamed = stream(tmp_path, classes_of(make_dataset()))
+  assert_equal(streamed, built)
+  assert_equal(stream(tmp_path, None), built)
+  assert not streamed.train.images.flags.writeable
+  for split in pools.SPLITS:
+    files = [next(root.glob(f"tiny-*/{split}.npy")).read_bytes() for root in (tmp_path, tmp_path / "built")]
+    assert files[0] == files[1]
+
+
+def test_one_class_is_held_at_a_time(tmp_path):
+  alive = []
+
+  def classes():
+    for c in range(20):
+      images = np.full((5, 4, 4, 3), c, np.uint8)
+      alive.append(weakref.ref(images))
+      assert sum(ref() is not None for ref in alive) <= 2  # this one, and the one before
+      yield f"class_{c}", images
+      del images
+
+  dataset = stream(tmp_path, {split: classes() for split in pools.SPLITS})
+  assert dataset.test.images[:, 0, 0, 0].tolist() == np.repeat(np.arange(20), 5).tolist()
+
+
+def test_error_while_streaming_leaves_nothing(tmp_path):
+  def classes():
+    yield "a", np.zeros((2, 4, 4, 3), np.uint8)
+    raise ValueError("broken.png: broken image")
+
+  with pytest.raises(ValueError, match="broken.png"):
+    stream(tmp_path, {split: classes() for split in pools.SPLITS})
+  assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_classes_of_different_shapes_are_refused(tmp_path):
+  def classes():
+    yield "a", np.zeros((2, 4, 4, 3), np.uint8)
+    yield "b", np.zeros((2, 5, 5, 3), np.uint8)
+
+  with pytest.raises(ValueError, match="class b: expected uint8 images of shape"):
+    stream(tmp_path, {split: classes() for split in pools.SPLITS})
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+  stream(tmp_path, classes_of(make_dataset()))
+  entry = next(tmp_path.glob("tiny-*"))
+  left = tmp_path / f".{entry.name}.partial"
+  entry.rename(left)
+  assert_equal(stream(tmp_path, classes_of(make_dataset())), make_dataset())
+  assert not left.exists()
+
+
+def test_damaged_streamed_entry_is_written_again(tmp_path):
+  stream(tmp_path, classes_of(make_dataset()))
+  next(tmp_path.glob("tiny-*/val.npy")).write_bytes(b"")
+  with pytest.warns(UserWarning, match="is damaged .*building it again"):
+    assert_equal(stream(tmp_path, classes_of(make_dataset())), make_dataset())
+
+
+def test_full_disk_while_streaming_is_explained(tmp_path):
+  """Files of more than 20 kB fail to be written, much as on a full disk."""
+  classes = {split: [("a", np.zeros((100, 16, 16, 3), np.uint8))] for split in pools.SPLITS}
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+  try:
+    with pytest.raises(ValueError, match="tiny: decoded images cannot be written to .*pass another cache_dir") as e:
+      stream(tmp_path, classes)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert str(tmp_path) in str(e.value)
+  assert not list(tmp_path.glob(".tiny-*.partial")) and not list(tmp_path.glob("tiny-*"))
+
+
+def test_another_process_that_wrote_it_meanwhile_is_waited_for(tmp_path):
+  stream(tmp_path, classes_of(make_dataset()))
+  entry = next(tmp_path.glob("tiny-*"))
+  hidden = entry.rename(tmp_path / "hidden")
+  found = []
+  with filelock.FileLock(tmp_path / f".{entry.name}.lock"):
+    thread = threading.Thread(target=lambda: found.append(stream(tmp_path, None)))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()
+    hidden.rename(entry)
+  thread.join(30)
+  assert_equal(found[0], make_dataset())

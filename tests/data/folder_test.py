@@ -90,7 +90,7 @@ def test_split_file_that_is_not_json(tmp_path):
 @pytest.mark.parametrize("ending", ["png", "PNG", "jpg", "JPG", "Jpeg", "webp", "bmp"])
 def test_endings_in_any_case(tmp_path, ending):
   path = save(tmp_path / f"a.{ending}", np.full((20, 20, 3), (200, 100, 50), np.uint8))
-  assert folder._images_in(tmp_path) == [path]
+  assert folder.class_files(tmp_path).files == [path.name]
   np.testing.assert_allclose(folder.read_image(path, 8), np.broadcast_to((200, 100, 50), (8, 8, 3)), atol=4)
 
 

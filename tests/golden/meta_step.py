@@ -25,7 +25,7 @@ def compute():
   identity = scale_shift.init(variables.params, backbone.scaled_layers)
   phi = jax.tree.map(lambda x: jnp.asarray(x + 0.2 * rng.normal(size=x.shape), jnp.float32), identity)
   theta = BaseLearner(*(jnp.asarray(0.3 * rng.normal(size=shape), jnp.float32) for shape in ((4, 3), (3,))))
-  state = meta_train.init(backbone, variables, CONFIG)._replace(meta_params=MetaParams(phi, theta))
+  state = meta_train.init(backbone, variables, CONFIG)._replace(meta_params=MetaParams(phi, {}, theta, {}))
   pool = jax.tree.map(jnp.asarray, toy_pool([7, 5, 9, 6, 8, 5]))
 
   draw = jax.jit(functools.partial(meta_train.draw_tasks, config=CONFIG))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import backbones
-from mtl_jax.types import Dataset, ImagePool
+from mtl_jax.types import Backbone, BackboneVars, Dataset, ImagePool
 
 SIZE = 16
 MEAN, STD = np.full(3, 0.45, np.float32), np.array([0.2, 0.25, 0.3], np.float32)
@@ -48,6 +48,48 @@ def tiny_network():
   images = (toy_pool([2] * 12).images.astype(np.float32) / 255 - MEAN) / STD
   assert np.std(backbone.features(variables, images, batch_stats_mode='running'), axis=0).min() > 0.05
   return backbone, variables
+
+
+BLOCKS = ('block1', 'block2')
+
+
+def smooth_features(variables, images, *, batch_stats_mode, xp=jnp):
+  """Two blocks of a 1x1 convolution, normalisation with affine parameters and tanh; then the mean of rows."""
+  x = images
+  for name in BLOCKS:
+    layer, norm, stats = variables.params[name]['conv'], variables.params[name]['bn'], variables.batch_stats[name]
+    x = x @ layer['kernel'][0, 0] + layer['bias']
+    batch = batch_stats_mode == 'batch'
+    mean, var = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if batch else (stats['mean'], stats['var'])
+    x = xp.tanh((x - mean) / xp.sqrt(var + 1e-5) * norm['scale'] + norm['bias'])
+  return x.mean(1).reshape(len(images), -1)
+
+
+def smooth_network(channels=3, width=4, columns=SIZE, seed=0):
+  """A network without kinks that compiles in a moment: (backbone, variables as float64 NumPy arrays)."""
+  rng = np.random.default_rng(seed)
+  params, stats = {}, {}
+  for name, c_in in zip(BLOCKS, (channels, width), strict=True):
+    params[name] = {'conv': {'kernel': rng.normal(size=(1, 1, c_in, width)), 'bias': rng.normal(size=width)},
+                    'bn': {'scale': rng.uniform(0.5, 1.5, width), 'bias': 0.3 * rng.normal(size=width)}}
+    stats[name] = {'mean': 0.3 * rng.normal(size=width), 'var': rng.uniform(0.5, 2, width)}
+  layers = tuple((name, 'conv') for name in BLOCKS)
+  backbone = Backbone(None, smooth_features, None, columns * width, (SIZE, columns, channels), layers, (BLOCKS[1:],))
+  return backbone, BackboneVars(params, stats)
+
+
+def finite_differences(function, tree, step=1e-5):
+  """Central differences of a scalar function of a tree, leaf by leaf, in float64."""
+  leaves, structure = jax.tree.flatten(jax.tree.map(lambda x: np.array(x, np.float64), tree))
+  gradient = [np.zeros_like(leaf) for leaf in leaves]
+  for leaf, slot in zip(leaves, gradient, strict=True):
+    for index in np.ndindex(leaf.shape):
+      value, ends = leaf[index], []
+      for sign in (1, -1):
+        leaf[index] = value + sign * step
+        ends.append(float(function(jax.tree.unflatten(structure, leaves))))
+      leaf[index], slot[index] = value, (ends[0] - ends[1]) / (2 * step)
+  return jax.tree.unflatten(structure, gradient)
 
 
 @functools.partial(jax.jit, static_argnames='mode')

@@ -25,7 +25,7 @@ def learned():
   identity = scale_shift.init(variables.params, backbone.scaled_layers)
   phi = jax.tree.map(lambda x: jnp.asarray(x + 0.3 * rng.normal(size=x.shape), jnp.float32), identity)
   theta = BaseLearner(*(jnp.asarray(0.3 * rng.normal(size=shape), jnp.float32) for shape in ((4, 3), (3,))))
-  return backbone, variables, MetaParams(phi, theta)
+  return backbone, variables, MetaParams(phi, {}, theta, {})
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def sampler(config):
 def by_hand(key, config, meta_params=None):
   """Accuracy of one task: its images drawn by `episodes`, everything after the network in NumPy."""
   _, variables, own = learned()
-  phi, theta = meta_params or own
+  phi, theta = (meta_params or own).scale_shift, (meta_params or own).base_learner
   task = jax.tree.map(np.asarray, sampler(config)(key, POOL))
   modulated = variables._replace(params=scale_shift.modulate(variables.params, phi))
 
@@ -100,7 +100,7 @@ def test_encode_pool_at_any_batch_size(batch_size):
 
 @pytest.mark.parametrize('settings, expected', [
     ({}, 'accuracies_encoded'), ({'flip_support': True}, 'accuracies_per_task'),
-    ({'batch_stats_mode': 'batch'}, 'accuracies_per_task')])
+    ({'batch_stats_mode': 'batch'}, 'accuracies_per_task'), ({'adapts': 'all'}, 'accuracies_per_task')])
 def test_accuracies_takes_the_way_that_is_exact(settings, expected, monkeypatch):
   for way in ('accuracies_encoded', 'accuracies_per_task'):
     monkeypatch.setattr(meta_test, way, lambda *arguments, way=way, **options: (way, arguments, options))
@@ -133,8 +133,8 @@ def test_eight_devices_score_as_one(config):
 
 
 def test_update_theta_starts_from_zero_on_the_pretrained_features():
-  plain = MetaParams({}, base_learner.init(4, 3))
-  untouched = MetaParams(scale_shift.init(learned()[1].params, learned()[0].scaled_layers), base_learner.init(4, 3))
+  plain = MetaParams({}, {}, base_learner.init(4, 3), {})
+  untouched = plain._replace(scale_shift=scale_shift.init(learned()[1].params, learned()[0].scaled_layers))
   found = score('accuracies_encoded', meta_params=plain)
   np.testing.assert_array_equal(found, score('accuracies_encoded', meta_params=untouched))
   keys = meta_test.task_keys(ROOT, 6)

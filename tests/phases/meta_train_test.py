@@ -6,11 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, runs, scale_shift
+from mtl_jax import in_memory, inner_loop, runs, scale_shift
 from mtl_jax.phases import meta_train, pretrain
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, Episode, MetaParams, MetaState
 from tests.golden import meta_step
-from tests.phases import MEAN, STD, features_of, numpy_adapt, numpy_cross_entropy, tiny_network, toy_dataset, toy_pool
+from tests.phases import (
+  MEAN,
+  STD,
+  features_of,
+  finite_differences,
+  numpy_adapt,
+  numpy_cross_entropy,
+  tiny_network,
+  toy_dataset,
+  toy_pool,
+)
 
 CLASSES = 14
 CONFIG = meta_train.MetaTrainConfig(way=2, shot=1, query=4, ordinary_tasks=6, hard_tasks=4, inner_lr=0.1,
@@ -50,12 +60,12 @@ def smooth_problem(num_tasks=2, seed=0):
   labels = np.tile(np.repeat(np.arange(3), 2), (num_tasks, 1))
   images = rng.normal(size=(2, num_tasks, 6, 3, 2, 2)) + 0.5 * labels[..., None, None, None]
   class_ids = np.tile(np.arange(3), (num_tasks, 1))
-  return MetaParams(phi, theta), variables, Episode(images[0], labels, images[1], labels, class_ids)
+  return MetaParams(phi, {}, theta, {}), variables, Episode(images[0], labels, images[1], labels, class_ids)
 
 
 def numpy_outer_loss(meta_params, variables, tasks, mode, frozen=None):
   """Mean query loss; with `frozen`, the adaptations θ' - θ and support features are those of these parameters."""
-  phi, theta = meta_params
+  phi, theta = meta_params.scale_shift, meta_params.base_learner
 
   def features(images, phi):
     layer = variables.params['conv']
@@ -69,19 +79,6 @@ def numpy_outer_loss(meta_params, variables, tasks, mode, frozen=None):
     kernel, bias = kernel - start.base_learner.kernel + theta.kernel, bias - start.base_learner.bias + theta.bias
     losses.append(numpy_cross_entropy(features(query, phi) @ kernel + bias, query_labels))
   return np.mean(losses)
-
-
-def finite_differences(function, tree, step=1e-5):
-  leaves, structure = jax.tree.flatten(jax.tree.map(np.array, tree))
-  gradient = [np.zeros_like(leaf) for leaf in leaves]
-  for leaf, slot in zip(leaves, gradient, strict=True):
-    for index in np.ndindex(leaf.shape):
-      value, ends = leaf[index], []
-      for sign in (1, -1):
-        leaf[index] = value + sign * step
-        ends.append(function(jax.tree.unflatten(structure, leaves)))
-      leaf[index], slot[index] = value, (ends[0] - ends[1]) / (2 * step)
-  return jax.tree.unflatten(structure, gradient)
 
 
 @pytest.mark.parametrize('order, mode', [('second', 'running'), ('second', 'batch'), ('first', 'running')])
@@ -136,7 +133,8 @@ def tasks_of(key_number=0):
 @functools.partial(jax.jit, static_argnames='mode')
 def encode(phi, mode):
   backbone, variables = tiny_network()
-  return meta_train.encode(phi, variables, tasks_of().query_images, backbone=backbone, batch_stats_mode=mode)
+  modulated = variables._replace(params=scale_shift.modulate(variables.params, phi))
+  return inner_loop.encode(modulated, tasks_of().query_images, backbone=backbone, batch_stats_mode=mode)
 
 
 def test_encode_is_a_loop_over_tasks():
@@ -154,7 +152,7 @@ def test_batch_statistics_are_of_one_task_with_support_and_query_apart():
   theta = BaseLearner(0.3 * jax.random.normal(jax.random.key(1), (4, 2)), jnp.array([0.1, -0.2]))
   tasks, config = tasks_of(), CONFIG._replace(batch_stats_mode='batch')
   loss = jax.jit(functools.partial(meta_train.outer_loss, backbone=backbone, config=config))
-  _, logits = loss(MetaParams({}, theta), variables, tasks)
+  _, logits = loss(MetaParams({}, {}, theta, {}), variables, tasks)
   for i in range(CONFIG.meta_batch):
     support, query = (np.asarray(features_of(variables, images[i], 'batch'), np.float64)
                       for images in (tasks.support_images, tasks.query_images))
@@ -234,7 +232,7 @@ def steps_of(cycles, monkeypatch=None, config=CONFIG):
     return meta_train.cycle(*arguments, **options)
 
   monkeypatch.setattr(meta_train, 'outer_step', spy)
-  advance = runs._compiled(counted, ROOT, variables, pool(), MEAN, STD, backbone=backbone, config=config)
+  advance = in_memory.compiled(counted, ROOT, variables, pool(), MEAN, STD, backbone=backbone, config=config)
   state = meta_train.init(backbone, variables, config)
   for _ in range(cycles):
     state, metrics = advance(state)
@@ -331,22 +329,10 @@ def test_drawn_tasks_are_augmented_and_normalised_images_of_their_classes():
     ({'hard_tasks': 3}, 'hard_tasks to be a multiple of meta_batch = 2, got 3'),
     ({'hard_tasks': -2}, 'hard_tasks of at least 0, got -2'),
     ({'ordinary_tasks': 0}, 'ordinary_tasks of at least 2, got 0'),
-    ({'meta_batch': 0}, 'meta_batch of at least 1, got 0'),
-    ({'learn': 'all'}, "'ss', 'ss_last' or 'head', got 'all'")])
+    ({'meta_batch': 0}, 'meta_batch of at least 1, got 0')])
 def test_steps_per_cycle_refuses(settings, message):
   with pytest.raises(ValueError, match=message):
     meta_train.steps_per_cycle(CONFIG._replace(**settings))
-
-
-@pytest.mark.parametrize(('learn', 'blocks'), [
-    ('ss', {'block1', 'block2', 'block3', 'block4'}), ('ss_last', {'block4'}), ('head', set())])
-def test_scale_and_shift_stand_where_they_are_learned(learn, blocks):
-  backbone = backbones.create('resnet12', (16, 16, 3), width=2)
-  variables = jax.eval_shape(backbone.init, jax.random.key(0))
-  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
-  state = meta_train.init(backbone, zeros, meta_train.MetaTrainConfig(learn=learn))
-  assert set(state.meta_params.scale_shift) == blocks
-  assert all(set(block) == {'conv1', 'conv2', 'conv3'} for block in state.meta_params.scale_shift.values())
 
 
 def test_steps_per_cycle_of_the_paper():
@@ -365,12 +351,12 @@ def test_validation_and_test_images_never_reach_training(phase, tmp_path, monkey
   # A training call is a function of the state and of the arrays that it is compiled with: those must not depend on
   # validation and test images.
   backbone, variables = tiny_network()
-  settings = {'command': 'pretrain', 'backbone': {'name': 'conv4', 'width': 4}}
+  settings = {'command': 'pretrain', 'backbone': {'name': 'conv4', 'width': 4}, 'readout': {}}
 
   def stop(state, advance, validate, **options):
     raise _Captured(state, advance, options['num_steps'])
 
-  monkeypatch.setattr(runs, '_compiled', lambda step, *arguments, **options: (step, arguments))
+  monkeypatch.setattr(in_memory, 'compiled', lambda step, *arguments, **options: (step, arguments))
   monkeypatch.setattr(runs.training, 'fit', stop)
   monkeypatch.setattr(runs, 'load', lambda *_: runs.Learned(backbone, variables, None, MEAN, STD, settings))
   own = {'pretrain': functools.partial(runs.pretrain_run, backbone=settings['backbone'],

@@ -21,8 +21,8 @@ def initial_state(config=CONFIG):
   """A state whose head is not zero, so that every gradient is at work."""
   backbone, variables = tiny_network()
   state = pretrain.init(jax.random.key(0), backbone, len(SIZES), config)
-  kernel = jnp.asarray(np.random.default_rng(5).normal(size=state.head.kernel.shape), jnp.float32)
-  return backbone, state._replace(backbone=variables, head=BaseLearner(kernel, state.head.bias + 0.1))
+  kernel = jnp.asarray(np.random.default_rng(5).normal(size=state.head[0].kernel.shape), jnp.float32)
+  return backbone, state._replace(backbone=variables, head=(BaseLearner(kernel, state.head[0].bias + 0.1),))
 
 
 @functools.cache
@@ -52,7 +52,7 @@ def gradient(trained, batch_stats, images, labels):
 
   def loss(trained):
     features, new_stats = backbone.train_features(BackboneVars(trained[0], batch_stats), images)
-    scores = features @ trained[1].kernel + trained[1].bias
+    scores = features @ trained[1][0].kernel + trained[1][0].bias
     log_p = scores - jnp.log(jnp.sum(jnp.exp(scores), axis=1, keepdims=True))
     targets = 0.8 * (labels[:, None] == jnp.arange(len(SIZES))) + 0.2 / len(SIZES)
     return -jnp.mean(jnp.sum(targets * log_p, axis=1)), new_stats
@@ -66,6 +66,9 @@ def assert_close(found, expected, tolerance=1e-5):
 
 
 def test_two_steps_by_hand():
+  # `batch_of_step` splits a key in two where the step, which may jitter colours too, splits it in three.
+  two, three = (jax.random.key_data(jax.random.split(jax.random.fold_in(ROOT, 1), n)) for n in (2, 3))
+  np.testing.assert_array_equal(two, three[:2])
   _, state = initial_state()
   trained, stats = (state.backbone.params, state.head), state.backbone.batch_stats
   momentum = jax.tree.map(np.zeros_like, trained)
@@ -110,7 +113,7 @@ def test_the_same_key_trains_the_same_and_another_does_not():
   _, state = initial_state()
   first, again, other = (run('many_steps', state, root=key)[0] for key in (ROOT, ROOT, jax.random.key(4)))
   jax.tree.map(np.testing.assert_array_equal, first, again)
-  assert np.any(np.asarray(first.head.kernel) != np.asarray(other.head.kernel))
+  assert np.any(np.asarray(first.head[0].kernel) != np.asarray(other.head[0].kernel))
 
 
 def test_loss_falls_on_classes_that_differ():
@@ -127,7 +130,7 @@ def test_loss_falls_on_classes_that_differ():
 def test_the_first_loss_is_that_of_a_classifier_which_knows_nothing():
   backbone, _ = tiny_network()
   state = pretrain.init(jax.random.key(0), backbone, len(SIZES), CONFIG)
-  assert (int(state.step), state.head.kernel.shape, state.head.bias.shape) == (0, (4, 5), (5,))
+  assert (int(state.step), state.head[0].kernel.shape, state.head[0].bias.shape) == (0, (4, 5), (5,))
   _, metrics = run('step', state)
   np.testing.assert_allclose(metrics['loss'], np.log(5), rtol=1e-5)
 
@@ -139,7 +142,7 @@ def test_label_smoothing(smoothing):
   value, (_, accuracy) = pretrain.loss((state.backbone.params, state.head), state.backbone.batch_stats, images, labels,
                                        backbone=backbone, config=CONFIG._replace(label_smoothing=smoothing))
   features = np.asarray(backbone.train_features(state.backbone, images)[0], np.float64)
-  scores = features @ np.asarray(state.head.kernel) + np.asarray(state.head.bias)
+  scores = features @ np.asarray(state.head[0].kernel) + np.asarray(state.head[0].bias)
   log_p = scores - np.log(np.sum(np.exp(scores), axis=1, keepdims=True))
   of_class = log_p[np.arange(len(labels)), labels]
   expected = -np.mean((1 - smoothing) * of_class + smoothing * log_p.mean(axis=1))
@@ -154,7 +157,7 @@ def test_telling_quarter_turns_apart():
   rng = np.random.default_rng(1)
   kernel, bias = rng.normal(size=(4, 9)).astype(np.float32), rng.normal(size=9).astype(np.float32)
   value, (_, accuracy) = jax.jit(functools.partial(pretrain.loss, backbone=backbone, config=config))(
-      (state.backbone.params, BaseLearner(kernel, bias)), state.backbone.batch_stats, images, labels)
+      (state.backbone.params, (BaseLearner(kernel, bias),)), state.backbone.batch_stats, images, labels)
   turns = np.arange(8) // 2  # a batch of 8: two images for each number of quarter turns
   turned = np.stack([np.rot90(image, turn) for image, turn in zip(images, turns, strict=True)])
   features = np.asarray(features_of(state.backbone, turned, 'batch'), np.float64)
@@ -162,7 +165,7 @@ def test_telling_quarter_turns_apart():
   expected = 0.75 * numpy_cross_entropy(scores[:, :5], labels) + 0.25 * numpy_cross_entropy(scores[:, 5:], turns)
   np.testing.assert_allclose(value, expected, rtol=1e-4)
   np.testing.assert_allclose(accuracy, np.mean(scores[:, :5].argmax(axis=1) == labels), rtol=1e-6)
-  assert pretrain.init(jax.random.key(0), backbone, 5, config).head.kernel.shape == (4, 9)
+  assert pretrain.init(jax.random.key(0), backbone, 5, config).head[0].kernel.shape == (4, 9)
 
 
 def test_every_image_gets_the_label_of_its_class_where_classes_differ_in_size():
@@ -175,7 +178,21 @@ def test_every_image_gets_the_label_of_its_class_where_classes_differ_in_size():
   images = np.repeat(np.arange(5, dtype=np.uint8), sizes)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
   pool = jax.tree.map(jnp.asarray, ImagePool(images, (np.cumsum(sizes) - sizes).astype(np.int32), sizes))
   config = pretrain.PretrainConfig(batch_size=200, crop_padding=0)
-  head = BaseLearner(jnp.eye(5), jnp.zeros(5))
+  head = (BaseLearner(jnp.eye(5), jnp.zeros(5)),)
   state = PretrainState(jnp.int32(0), BackboneVars({}, {}), head, pretrain.make_optimizer(config).init(({}, head)))
   _, metrics = pretrain.step(state, ROOT, pool, np.zeros(1), np.ones(1), backbone=backbone, config=config)
   assert metrics['accuracy'] == 1 and metrics['loss'] < 1e-6
+
+
+def test_a_hidden_layer_before_the_classes():
+  backbone, _ = tiny_network()
+  config = pretrain.PretrainConfig(hidden_units=7)
+  head = pretrain.init(jax.random.key(0), backbone, 5, config).head
+  assert [layer.kernel.shape for layer in head] == [(4, 7), (7, 5)]
+  assert np.std(np.asarray(head[0].kernel)) > 0.2 and not np.any(np.asarray(head[1].kernel))
+  rng = np.random.default_rng(0)
+  head = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), head)
+  features = rng.normal(size=(3, 4)).astype(np.float32)
+  hidden = np.maximum(features.astype(np.float64) @ head[0].kernel + head[0].bias, 0)
+  np.testing.assert_allclose(pretrain.classify(head, features), hidden @ head[1].kernel + head[1].bias, rtol=1e-5,
+                             atol=1e-5)

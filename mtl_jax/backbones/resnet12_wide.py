@@ -1,0 +1,44 @@
+"""The wide ResNet-12 of MetaOptNet and RFS: four blocks of three convolutions, 64-160-320-640 channels."""
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mtl_jax.backbones.layers import batch_norm, conv1x1, conv3x3_layer, global_average, max_pool
+
+
+class ResNet12Wide(nn.Module):
+  """Maps images to 640 features; 12.42 M weights. Without DropBlock.
+
+  Unlike `ResNet12` its convolutions have no bias, its shortcuts have a batch norm, and its blocks end in an activation.
+
+  References: Lee et al., CVPR 2019, arXiv 1904.03758; Tian et al., ECCV 2020, arXiv 2003.11539.
+  """
+  width: int = 64
+  norm_affine: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, batch_stats_mode):
+    widths = (self.width, self.width * 5 // 2, self.width * 5, self.width * 10)
+    for i, width in enumerate(widths, start=1):
+      x = _Block(width, self.norm_affine, self.dtype, name=f'block{i}')(x, batch_stats_mode)
+    return global_average(x)
+
+
+class _Block(nn.Module):
+  """conv -> batch norm, three times, with leaky ReLU between; plus the shortcut; then leaky ReLU and max-pool."""
+  width: int
+  norm_affine: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, batch_stats_mode):
+    def norm(x, name):
+      return batch_norm(batch_stats_mode, self.norm_affine, self.dtype, name)(x)
+
+    shortcut = norm(conv1x1(x, self.width, 1, self.dtype, 'shortcut'), 'shortcut_bn')
+    for i in (1, 2, 3):
+      x = norm(conv3x3_layer(self.width, 1, self.dtype, f'conv{i}')(x), f'bn{i}')
+      x = nn.leaky_relu(x if i < 3 else x + shortcut, 0.1)
+    return max_pool(x)

@@ -1,0 +1,48 @@
+"""WRN-28-10, the pre-activation wide residual network: three stages of four blocks, 160-320-640 channels."""
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mtl_jax.backbones.layers import Stage, batch_norm, conv1x1, conv3x3_layer, global_average
+
+
+class WideResNet28(nn.Module):
+  """Maps images to 640 features; 36.5 M weights. Without dropout.
+
+  `width` is that of the first stage; the stem has a tenth of it. The last map is a quarter of the image.
+
+  References: Zagoruyko and Komodakis, BMVC 2016, arXiv 1605.07146.
+  """
+  width: int = 160
+  norm_affine: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, batch_stats_mode):
+    x = conv3x3_layer(max(1, self.width // 10), 1, self.dtype, 'stem')(x)
+    for i, stride in enumerate((1, 2, 2)):
+      stage = Stage(_Block, 4, self.width * 2**i, stride, self.norm_affine, self.dtype, name=f'stage{i + 1}')
+      x = stage(x, batch_stats_mode)
+    x = batch_norm(batch_stats_mode, self.norm_affine, self.dtype, 'last_bn')(x)
+    return global_average(nn.relu(x))
+
+
+class _Block(nn.Module):
+  """batch norm -> ReLU -> conv, twice; plus the shortcut, which leaves after the first ReLU where shapes change."""
+  width: int
+  stride: int
+  norm_affine: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, batch_stats_mode):
+    def norm(x, name):
+      return batch_norm(batch_stats_mode, self.norm_affine, self.dtype, name)(x)
+
+    shortcut = x
+    x = nn.relu(norm(x, 'bn1'))
+    if self.stride != 1 or shortcut.shape[-1] != self.width:
+      shortcut = conv1x1(x, self.width, self.stride, self.dtype, 'shortcut')
+    x = nn.relu(norm(conv3x3_layer(self.width, self.stride, self.dtype, 'conv1')(x), 'bn2'))
+    return shortcut + conv3x3_layer(self.width, 1, self.dtype, 'conv2')(x)

@@ -1,0 +1,116 @@
+"""Layers that backbones share, against plain `lax`."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax.backbones import layers
+
+DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+
+
+def plain_conv(x, kernel):
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=DIMENSIONS)
+
+
+def conv_arguments(seed=0):
+  rng = np.random.default_rng(seed)
+  return (jnp.asarray(rng.normal(size=(2, 5, 4, 3)), jnp.float32),
+          jnp.asarray(rng.normal(size=(3, 3, 3, 2)), jnp.float32),
+          jnp.asarray(rng.normal(size=(2, 5, 4, 2)), jnp.float32))
+
+
+def assert_trees_close(found, expected):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def value_and_gradients(conv):
+  def run(x, kernel, weights):
+    return jnp.sum(weights * jnp.tanh(conv(x, kernel)))
+  return jax.value_and_grad(run, (0, 1))
+
+
+def test_conv3x3_has_the_value_and_both_gradients_of_lax():
+  x, kernel, weights = conv_arguments()
+  np.testing.assert_allclose(layers.conv3x3(x, kernel), plain_conv(x, kernel), rtol=1e-5, atol=1e-5)
+  assert_trees_close(value_and_gradients(layers.conv3x3)(x, kernel, weights),
+                     value_and_gradients(plain_conv)(x, kernel, weights))
+
+
+def test_conv3x3_under_vmap_and_inside_scan():
+  many = [jnp.stack(parts) for parts in zip(*(conv_arguments(seed) for seed in range(3)), strict=True)]
+  expected = jax.vmap(value_and_gradients(plain_conv))(*many)
+  assert_trees_close(jax.vmap(value_and_gradients(layers.conv3x3))(*many), expected)
+  _, scanned = jax.lax.scan(lambda _, each: (None, value_and_gradients(layers.conv3x3)(*each)), None, tuple(many))
+  assert_trees_close(scanned, expected)
+
+
+def test_gradient_through_a_scan_of_conv3x3():
+  kernels = jax.random.normal(jax.random.key(0), (3, 3, 3, 2, 2)) / 3
+  x = jax.random.normal(jax.random.key(1), (1, 4, 4, 2))
+
+  def looped(kernels, conv):
+    return jnp.sum(jax.lax.scan(lambda y, kernel: (jnp.tanh(conv(y, kernel)), None), x, kernels)[0] ** 2)
+
+  assert_trees_close(jax.grad(looped)(kernels, layers.conv3x3), jax.grad(looped)(kernels, plain_conv))
+
+
+def test_conv3x3_second_order():
+  x, kernel, weights = conv_arguments()
+
+  def gradient_norm(conv):
+    def run(x, kernel):
+      of_x, of_kernel = value_and_gradients(conv)(x, kernel, weights)[1]
+      return jnp.sum(of_x ** 2) + jnp.sum(of_kernel ** 3)
+    return jax.grad(run, (0, 1))(x, kernel)
+
+  assert_trees_close(gradient_norm(layers.conv3x3), gradient_norm(plain_conv))
+
+
+@pytest.mark.parametrize('height, width', [(4, 6), (5, 6), (4, 7), (5, 5), (2, 3)])
+def test_max_pool_equals_reduce_window(height, width):
+  x = jax.random.normal(jax.random.key(0), (2, height, width, 3))
+
+  def reference(x):
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID')
+
+  np.testing.assert_array_equal(layers.max_pool(x), reference(x))
+  gradients = [jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 2))(x) for pool in (layers.max_pool, reference)]
+  np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize('options', [{}, {'xla_backend_optimization_level': 0}])
+def test_gradient_of_max_pool_does_not_need_equal_roundings(options):
+  # A compiler may compute x again, rounded otherwise, where the gradient looks for its maximum.
+  rng = np.random.default_rng(0)
+  x, weights, scale = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 8, 8, 4), (6, 4, 4, 4), 4))
+  gradient = jax.grad(lambda x: jnp.sum(weights * layers.max_pool(x * scale + 0.3)))
+  patches = (np.asarray(x) * scale + 0.3).reshape(6, 4, 2, 4, 2, 4)
+  is_max = patches == patches.max(axis=(2, 4), keepdims=True)
+  expected = (is_max * np.asarray(weights)[:, :, None, :, None] * scale).reshape(x.shape)
+  np.testing.assert_allclose(jax.jit(gradient, compiler_options=options)(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('height, width', [(4, 6), (5, 5), (4, 7)])
+def test_strided_conv_has_the_value_and_both_gradients_of_lax(height, width):
+  rng = np.random.default_rng(0)
+  x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, height, width, 3), (3, 3, 3, 2)))
+  weights = jnp.asarray(rng.normal(size=(2, (height + 1) // 2, (width + 1) // 2, 2)), jnp.float32)
+  ours, plain = (value_and_gradients(lambda x, kernel, conv=conv: conv(
+      x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=DIMENSIONS)) for conv in (
+          layers.conv, jax.lax.conv_general_dilated))
+  assert_trees_close(ours(x, kernel, weights), plain(x, kernel, weights))
+
+
+def test_strided_conv1x1_takes_every_other_pixel():
+  x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+
+  class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return layers.conv1x1(x, 6, 2, jnp.float32, 'shortcut')
+
+  output, variables = Layer().init_with_output(jax.random.key(1), x)
+  expected = np.asarray(x)[:, [0, 2, 4]][:, :, [0, 2]] @ np.asarray(variables['params']['shortcut']['kernel'])
+  np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)

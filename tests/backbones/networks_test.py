@@ -1,0 +1,115 @@
+"""Each built-in backbone, at tiny widths, against a NumPy forward written from the network's definition."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax import backbones
+from tests.backbones.numpy_forward import NumpyForward
+
+SIZE = (16, 19)  # an odd side too
+OPTIONS = {'xla_backend_optimization_level': 0}  # compiles in half the time
+
+
+def random_tree(tree, seed):
+  """A tree of the same shapes with random values; variances and scales positive."""
+  rng = np.random.default_rng(seed)
+
+  def leaf(path, x):
+    values = rng.normal(size=x.shape) / np.sqrt(max(1, np.prod(x.shape[:-1])))
+    return jnp.asarray(np.exp(values) if path[-1].key in ('var', 'scale') else values, jnp.float32)
+
+  return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+@functools.cache
+def network(name, **options):
+  """A tiny backbone with random parameters and statistics, and images for it."""
+  backbone = backbones.create(name, (*SIZE, 3), width=10 if name == 'wrn28_10' else 4, **options)
+  variables = random_tree(jax.eval_shape(backbone.init, jax.random.key(0)), seed=0)
+  return backbone, variables, np.random.default_rng(1).normal(size=(6, *SIZE, 3)).astype(np.float32)
+
+
+def features(backbone, variables, images, mode='running'):
+  run = functools.partial(backbone.features, batch_stats_mode=mode)
+  return np.asarray(jax.jit(run, compiler_options=OPTIONS)(variables, images))
+
+
+@functools.cache
+def running_features(name, norm_affine):
+  return features(*network(name, norm_affine=norm_affine))
+
+
+def relative_error(found, expected):
+  return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize('norm_affine', [False, True])
+@pytest.mark.parametrize('name', backbones.NAMES)
+def test_features_with_running_statistics_equal_numpy(name, norm_affine):
+  _, variables, images = network(name, norm_affine=norm_affine)
+  expected = NumpyForward(variables, 'running').forward(name, images)
+  assert np.std(expected) > 0.01  # not a comparison of zeros
+  assert relative_error(running_features(name, norm_affine), expected) < 1e-5
+
+
+@pytest.mark.parametrize('name', backbones.NAMES)
+def test_batch_statistics_equal_numpy_and_move_the_running_ones_a_tenth_of_the_way(name):
+  backbone, variables, images = network(name, norm_affine=True)
+  found, new_stats = jax.jit(backbone.train_features, compiler_options=OPTIONS)(variables, images)
+  reference = NumpyForward(variables, 'batch')
+  expected = reference.forward(name, images)
+  assert np.std(expected) > 0.01 and relative_error(found, expected) < 1e-4
+  old, new = (NumpyForward((variables.params, stats), 'batch').stats for stats in (variables.batch_stats, new_stats))
+  assert set(new) == set(reference.moments)
+  for path, moments in reference.moments.items():
+    for moment, value in moments.items():
+      np.testing.assert_allclose(new[path][moment], 0.9 * old[path][moment] + 0.1 * value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['conv4', 'resnet25'])
+def test_batch_features_are_those_of_training_and_need_the_whole_batch(name):
+  backbone, variables, images = network(name, norm_affine=True)
+  batch = features(backbone, variables, images, 'batch')
+  trained = jax.jit(backbone.train_features, compiler_options=OPTIONS)(variables, images)[0]
+  np.testing.assert_allclose(batch, trained, rtol=1e-5, atol=1e-6)
+  assert relative_error(features(backbone, variables, images[:2], 'batch'), batch[:2]) > 0.01
+  running = running_features(name, True)
+  np.testing.assert_allclose(features(backbone, variables, images[:2]), running[:2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', backbones.NAMES)
+def test_bfloat16_gives_float32_features_near_those_of_float32(name):
+  half, variables, images = network(name, norm_affine=True, compute_dtype='bfloat16')
+  assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(half.init, jax.random.key(0)))} == {jnp.dtype('float32')}
+  rounded = features(half, variables, images)
+  assert rounded.dtype == np.float32
+  error = relative_error(rounded, running_features(name, True))
+  assert 1e-5 < error < 0.1  # bfloat16 rounds to 3 digits; an error of zero would mean that it was not used
+
+
+def test_init_depends_on_the_key_alone():
+  backbone = backbones.create('conv4', (16, 16, 3), width=4)
+  first, again, other = (jax.jit(backbone.init)(jax.random.key(seed)) for seed in (0, 0, 1))
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  assert np.any(np.asarray(first.params['block1']['conv']['kernel'] != other.params['block1']['conv']['kernel']))
+  np.testing.assert_array_equal(first.batch_stats['block1']['bn']['mean'], 0)
+  np.testing.assert_array_equal(first.batch_stats['block1']['bn']['var'], 1)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (('resnet50', (32, 32, 3)), 'conv4, resnet12, resnet12_wide, resnet18, resnet25, wrn28_10, got .*resnet50'),
+    (('conv4', (15, 32, 3)), 'at least 16 pixels.*15x32')])
+def test_create_refuses_unknown_names_and_small_images(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    backbones.create(*arguments)
+
+
+def test_unknown_dtype_and_statistics_are_refused():
+  with pytest.raises(ValueError, match="'float32' or 'bfloat16', got 'float16'"):
+    backbones.create('conv4', (16, 16, 3), compute_dtype='float16')
+  backbone, variables, images = network('conv4')
+  with pytest.raises(ValueError, match="'running' or 'batch', got 'train'"):
+    backbone.features(variables, images, batch_stats_mode='train')
