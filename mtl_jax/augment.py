@@ -105,17 +105,20 @@ def crop_and_flip(key: jax.Array, images: jax.Array, *, padding: int, flip: bool
   return random_flip(flip_key, images) if flip else images
 
 
-def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def normalize(images: jax.Array, mean: jax.Array | None, std: jax.Array | None) -> jax.Array:
   """Maps bytes to zero mean and unit variance per channel: (x / 255 - mean) / std.
 
   Args:
     images: uint8 [B, H, W, C].
-    mean: [C], in [0, 1].
-    std: [C], in [0, 1].
+    mean: [C], in [0, 1]; None where a network has gone over the images already (`mtl_jax.prefixes`), and nothing is
+      left to do.
+    std: [C], in [0, 1], or None.
 
   Returns:
     float32 [B, H, W, C].
   """
+  if mean is None:
+    return images
   scale = 1 / (255 * jnp.asarray(std, jnp.float32))
   return images.astype(jnp.float32) * scale - jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
 

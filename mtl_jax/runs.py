@@ -20,6 +20,7 @@ from mtl_jax import (
   in_memory,
   learnable,
   placement,
+  prefixes,
   streamed,
   training,
   workdirs,
@@ -112,13 +113,16 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
   dataset = dataset._replace(mean=learned.mean, std=learned.std)
   settings = _settings('meta_train', dataset, learned.settings['backbone'], config, seed)
   on_host = _on_host(workdir, images, dataset.train, dataset.val)
+  prefix = None if on_host else _prefix(workdir, learned, config, dataset)
   settings |= {'validation': validation._asdict(), 'readout': learned.settings['readout'], 'images_on_host': on_host,
-               'pretrained': learned.settings}
+               'prefix_once': prefix is not None, 'pretrained': learned.settings}
   workdirs.claim(workdir, settings)
   if (results := _finished(workdir)) is not None:
     return results
   network, frozen = learned.backbone, keep_backbone(workdir, learned.backbone_vars)
   state = meta_train.init(network, frozen, config)
+  if prefix is not None:
+    network, dataset = prefixes.compute(prefix, frozen, dataset)
   loops = _loops(on_host)
   score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops)
   num_steps = 0 if config.learn == 'none' else config.steps
@@ -198,6 +202,16 @@ def _on_host(workdir: str, images: str, *pools: ImagePool) -> bool:
   """Where images stay; a run that is resumed goes on as it began, whatever memory is free now."""
   begun = workdirs.begun_with(workdir, 'images_on_host')
   return placement.on_host(images, *pools) if begun is None or images != 'auto' else begun
+
+
+def _prefix(workdir: str, learned: Learned, config: meta_train.MetaTrainConfig, dataset: Dataset) -> Backbone | None:
+  """The network cut where its frozen lower part can be computed once; a run that is resumed goes on as it began."""
+  prefix = prefixes.cut(learned.backbone, config)
+  if prefix is None or not prefixes.is_exact(prefix, learned.backbone_vars):
+    return None
+  begun = workdirs.begun_with(workdir, 'prefix_once')
+  fits = prefixes.fits(prefix, learned.backbone_vars, dataset.train, dataset.val) if begun is None else begun
+  return prefix if fits else None
 
 
 def _loops(on_host: bool) -> ModuleType:

@@ -61,6 +61,9 @@ class Backbone(NamedTuple):
   scaled_layers: tuple[tuple[str, ...], ...]   # paths of the layers that scale and shift act on
   last_block: tuple[tuple[str, ...], ...]      # where the last block stands in the tree: one path, or several
   temperature: float | None = None             # length of its feature vectors, where that is fixed (L2-normalised)
+  # features = last(vars, below(vars, images)), by running statistics; None where the network cannot be cut there.
+  below: Callable[..., jax.Array] | None = None  # (vars, images) -> maps [B, ...] that enter the last block
+  last: Callable[..., jax.Array] | None = None   # (vars, maps) -> float32 [B, d]
 
 
 class BaseLearner(NamedTuple):

@@ -74,6 +74,18 @@ def test_a_resumed_run_leaves_its_images_where_they_were(tmp_path):
     assert runs._on_host(folder, 'host', toy_dataset().train) is True  # and is then refused as another run
 
 
+def test_the_frozen_lower_part_computed_once_or_in_every_step(pretrained, tmp_path, monkeypatch):
+  ends = []
+  for once in (True, False):
+    monkeypatch.setattr(runs.prefixes, 'fits', lambda *_, once=once: once)
+    meta = str(tmp_path / str(once))
+    results = runs.meta_train_run(toy_dataset(), pretrained=pretrained['device'], validation=VALIDATION, seed=0,
+                                  config=META._replace(scope='last_block'), workdir=meta)
+    assert workdirs.read_settings(meta)['prefix_once'] is once
+    ends.append((results['validation_accuracy'], learned.load(meta, (16, 16, 3)).meta_params))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *ends)
+
+
 def test_an_inner_loop_of_ones_own_trains_and_tests(pretrained, tmp_path):
   config = META._replace(adapts='prototypes', learn_classifier=False)
   meta = str(tmp_path / 'meta')

@@ -3,6 +3,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -95,7 +96,41 @@ def from_linen(module, image_shape: tuple[int, int, int], *, last_block: str | t
     output, changed = module.apply(backbone_vars._asdict(), *arguments, mutable=['batch_stats'])
     return output, changed.get('batch_stats', {})
 
-  return from_functions(init, apply, image_shape, last_block=last_block, unscaled=unscaled)
+  backbone = from_functions(init, apply, image_shape, last_block=last_block, unscaled=unscaled)
+  if len(backbone.last_block) != 1:
+    return backbone
+  below, last = _cut(apply, backbone.last_block[0], image_shape)
+  return backbone._replace(below=below, last=last)
+
+
+def _cut(apply, path, image_shape):
+  """A linen network in two parts, by stepping in where its submodule `path` is called.
+
+  What one part does not need is still traced, on dummy values, and dropped by the compiler.
+  """
+  def below(backbone_vars, images):
+    seen = []
+
+    def keep_input(next_function, arguments, keywords, context):
+      if context.module.path == path and context.method_name == '__call__':
+        seen.append(arguments[0])
+      return next_function(*arguments, **keywords)
+
+    with nn.intercept_methods(keep_input):
+      apply(backbone_vars, images, 'running')
+    return seen[0]
+
+  def last(backbone_vars, maps):
+    def put_input(next_function, arguments, keywords, context):
+      if context.module.path == path and context.method_name == '__call__':
+        arguments = (maps, *arguments[1:])
+      return next_function(*arguments, **keywords)
+
+    with nn.intercept_methods(put_input):
+      output, _ = apply(backbone_vars, jnp.zeros((maps.shape[0], *image_shape)), 'running')
+    return _at_least_float32(output)
+
+  return below, last
 
 
 def from_nnx(module, image_shape: tuple[int, int, int], *, last_block: str | tuple[str, ...],

@@ -35,17 +35,33 @@ def read_out(backbone: Backbone, *, norm: str = 'none', mirror: bool = False,
     raise ValueError(f'expected a temperature above 0, and only with norm l2, got {temperature} with {norm}')
   temperature = 10.0 if temperature is None else temperature
 
-  def features(backbone_vars, images, *, batch_stats_mode):
-    params = dict(backbone_vars.params)
-    learned = params.pop(READOUT, {})
-    variables = backbone_vars._replace(params=params)
-    output = backbone.features(variables, images, batch_stats_mode=batch_stats_mode)
-    if mirror:
-      output = (output + backbone.features(variables, images[:, :, ::-1], batch_stats_mode=batch_stats_mode)) / 2
+  def plain(backbone_vars):
+    params = {name: child for name, child in backbone_vars.params.items() if name != READOUT}
+    return backbone_vars._replace(params=params)
+
+  def scaled(backbone_vars, output):
     if norm == 'none':
       return output
+    learned = backbone_vars.params.get(READOUT)
     scale = jnp.exp(learned['log_temperature']) if learned else temperature
     # The small term keeps the gradient of an all-zero feature vector finite.
     return scale * output * jax.lax.rsqrt(jnp.sum(output ** 2, axis=1, keepdims=True) + 1e-12)
 
-  return backbone._replace(features=features, temperature=temperature if norm == 'l2' else None)
+  def features(backbone_vars, images, *, batch_stats_mode):
+    variables = plain(backbone_vars)
+    output = backbone.features(variables, images, batch_stats_mode=batch_stats_mode)
+    if mirror:
+      output = (output + backbone.features(variables, images[:, :, ::-1], batch_stats_mode=batch_stats_mode)) / 2
+    return scaled(backbone_vars, output)
+
+  def below(backbone_vars, images):
+    views = [images, images[:, :, ::-1]] if mirror else [images]
+    return jnp.stack([backbone.below(plain(backbone_vars), view) for view in views], axis=1)
+
+  def last(backbone_vars, maps):
+    outputs = [backbone.last(plain(backbone_vars), maps[:, i]) for i in range(maps.shape[1])]
+    return scaled(backbone_vars, sum(outputs) / len(outputs))
+
+  return backbone._replace(
+      features=features, temperature=temperature if norm == 'l2' else None,
+      **({} if backbone.below is None else {'below': below, 'last': last}))

@@ -1,4 +1,5 @@
 """Phase 3, meta-test: Φ_S and θ stay as meta-learned; each unseen task adapts θ on its support and scores its query."""
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -77,15 +78,18 @@ def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: Imag
     The same pool with features float32 [n, d] in place of images.
   """
   network = learnable.network(backbone_vars, meta_params)
+  return map_images(lambda images: encode_images(network, images, mean, std, backbone=backbone), pool, batch_size)
 
-  def one_batch(images):
-    return encode_images(network, images, mean, std, backbone=backbone)
 
+def map_images(function: Callable[[jax.Array], jax.Array], pool: ImagePool,
+               batch_size: int = IMAGES_PER_PASS) -> ImagePool:
+  """Applies a function to all images of a split, batch by batch: a pool of what it gives, [n, ...]."""
   total = pool.images.shape[0]
   whole = total // batch_size * batch_size
   batches = pool.images[:whole].reshape(-1, batch_size, *pool.images.shape[1:])
-  parts = [jax.lax.map(one_batch, batches).reshape(whole, backbone.feature_dim)] if whole else []
-  parts += [one_batch(pool.images[whole:])] if whole < total else []
+  parts = [jax.lax.map(function, batches)] if whole else []
+  parts = [part.reshape(whole, *part.shape[2:]) for part in parts]
+  parts += [function(pool.images[whole:])] if whole < total else []
   return pool._replace(images=jnp.concatenate(parts))
 
 
