@@ -1,8 +1,8 @@
 """Several devices: the tasks of a step are spread over them, parameters are on each of them.
 
-`meta_train` and `meta_test` run once per device (`on_each`), each copy on its own tasks; what is learned from them meets
-in one sum over the devices (`meet`). Pre-training is one program over a batch that is spread (`spread`), so that batch
-norm sees all of it. The functions take `layout=None` for one device, and leave everything as it is then.
+`meta_train` and `meta_test` run once per device (`on_each`), each copy on its own tasks; what is learned from them
+meets in one sum over the devices (`meet`). Pre-training is one program over a batch that is spread (`spread`), so that
+batch norm sees all of it. The functions take `layout=None` for one device, and leave everything as it is then.
 """
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +29,11 @@ class Layout(NamedTuple):
   def size(self) -> int:
     """Number of devices."""
     return self.mesh.size
+
+  @property
+  def everywhere(self) -> NamedSharding:
+    """The sharding of an array with a copy on each device."""
+    return NamedSharding(self.mesh, P())
 
 
 def layout(num: int | str | None = None, pool: str = 'replicated') -> Layout | None:
@@ -90,7 +95,7 @@ def replicate(tree: Tree, layout: Layout | None) -> Tree:
   """
   if layout is None:
     return jax.tree.map(jnp.asarray, tree)
-  return jax.tree.map(lambda x: _put(x, NamedSharding(layout.mesh, P())), tree)
+  return jax.tree.map(lambda x: _put(x, layout.everywhere), tree)
 
 
 def place_pool(pool: ImagePool, layout: Layout | None) -> ImagePool:
