@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 
+from mtl_jax import devices
 from mtl_jax.types import Episode
 
 
@@ -124,7 +125,7 @@ def normalize(images: jax.Array, mean: jax.Array | None, std: jax.Array | None) 
 
 
 def augment_tasks(key: jax.Array, tasks: Episode, mean: jax.Array, std: jax.Array, *, padding: int,
-                  flip: bool) -> Episode:
+                  flip: bool, layout: devices.Layout | None = None) -> Episode:
   """Crops, flips and normalises the images of one meta-batch, support and query apart.
 
   Args:
@@ -135,6 +136,7 @@ def augment_tasks(key: jax.Array, tasks: Episode, mean: jax.Array, std: jax.Arra
     std: [C], of images / 255.
     padding: pixels on each side before the crop.
     flip: whether a mirrored image is still of its class.
+    layout: of the devices, where `tasks` are those of one of several; None: they are all.
 
   Returns:
     The same Episodes with float32 images.
@@ -145,4 +147,5 @@ def augment_tasks(key: jax.Array, tasks: Episode, mean: jax.Array, std: jax.Arra
                       for k, images in ((support_key, task.support_images), (query_key, task.query_images)))
     return task._replace(support_images=support, query_images=query)
 
-  return jax.vmap(one_task)(jax.random.split(key, tasks.class_ids.shape[0]), tasks)
+  num_tasks = tasks.class_ids.shape[0] * (1 if layout is None else layout.size)
+  return jax.vmap(one_task)(devices.own(jax.random.split(key, num_tasks), layout), tasks)

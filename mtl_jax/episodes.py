@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import hard_tasks
+from mtl_jax import devices, hard_tasks
 from mtl_jax.types import Episode, EpisodeIndices, ImagePool
 
 
@@ -197,13 +197,14 @@ def draw_batch(key: jax.Array, pool: ImagePool, batch_size: int) -> tuple[jax.Ar
   return indices, jnp.searchsorted(offsets, indices, side='right') - 1
 
 
-def gather(images: jax.Array, drawn: EpisodeIndices, *, shot: int) -> Episode:
+def gather(images: jax.Array, drawn: EpisodeIndices, *, shot: int, layout: devices.Layout | None = None) -> Episode:
   """Fetches the images of one drawn episode.
 
   Args:
     images: uint8 [n, H, W, C], or features [n, d].
     drawn: what `draw` returned.
     shot: K, how many of each class are support.
+    layout: of the devices that hold the images, each of which fetches an episode of its own; None: one device.
 
   Returns:
     An Episode of N*K support and N*Q query images, class after class.
@@ -211,15 +212,15 @@ def gather(images: jax.Array, drawn: EpisodeIndices, *, shot: int) -> Episode:
   way, per_class = drawn.indices.shape
   labels = jnp.arange(way, dtype=jnp.int32)
   return Episode(
-      support_images=_take(images, drawn.indices[:, :shot]),
+      support_images=devices.take(images, drawn.indices[:, :shot].reshape(-1), layout),
       support_labels=jnp.repeat(labels, shot),
-      query_images=_take(images, drawn.indices[:, shot:]),
+      query_images=devices.take(images, drawn.indices[:, shot:].reshape(-1), layout),
       query_labels=jnp.repeat(labels, per_class - shot),
       class_ids=drawn.class_ids)
 
 
-def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
-           class_ids: jax.Array | None = None) -> Episode:
+def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int, class_ids: jax.Array | None = None,
+           layout: devices.Layout | None = None) -> Episode:
   """Draws one N-way K-shot episode; support and query never share an image.
 
   Args:
@@ -230,6 +231,7 @@ def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
     shot: K, support images per class.
     query: Q, query images per class.
     class_ids: int [N], to fix the classes (hard tasks); None draws them uniformly.
+    layout: as in `gather`.
 
   Returns:
     An Episode of N*K support and N*Q query images, class after class.
@@ -238,9 +240,4 @@ def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
     ValueError: `way` exceeds the classes, or `class_ids` is not of shape [way].
   """
   drawn = draw(key, pool, way=way, shot=shot, query=query, class_ids=class_ids)
-  return gather(jnp.asarray(pool.images), drawn, shot=shot)
-
-
-def _take(images, indices):
-  # Indices are in range by construction; saying so spares a bounds check per element.
-  return images.at[indices.reshape(-1)].get(mode='promise_in_bounds')
+  return gather(jnp.asarray(pool.images), drawn, shot=shot, layout=layout)

@@ -4,26 +4,20 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
+from mtl_jax import devices
 from mtl_jax.phases import meta_test, meta_train, pretrain
 from mtl_jax.types import Backbone, BackboneVars, ImagePool
 
 
-def place(pool: ImagePool) -> ImagePool:
-  """Puts a pool where the functions below want it: on the device.
-
-  Args:
-    pool: of any arrays.
-
-  Returns:
-    The same pool of JAX arrays.
-  """
-  return jax.tree.map(jnp.asarray, pool)
+def place(pool: ImagePool, layout: devices.Layout | None = None) -> ImagePool:
+  """Puts a pool where the functions below want it: on the device, or on several (`devices.place_pool`)."""
+  return devices.place_pool(pool, layout)
 
 
 def pretraining(root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, *, backbone: Backbone,
-                config: pretrain.PretrainConfig) -> contextlib.AbstractContextManager[Callable]:
+                config: pretrain.PretrainConfig,
+                layout: devices.Layout | None = None) -> contextlib.AbstractContextManager[Callable]:
   """Prepares pre-training.
 
   Args:
@@ -33,17 +27,20 @@ def pretraining(root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.
     std: [C], of images / 255.
     backbone: the network.
     config: settings.
+    layout: of the devices; None: one.
 
   Returns:
-    A context that gives `advance`: PretrainState, donated -> (state `steps_per_call` steps further on, mean metrics).
+    A context that gives `advance`: PretrainState of `devices.replicate`, donated -> (state `steps_per_call` steps
+    further on, mean metrics).
   """
-  return contextlib.nullcontext(compiled(pretrain.many_steps, root_key, place(pool), mean, std, backbone=backbone,
-                                         config=config))
+  arguments = (devices.replicate(root_key, layout), place(pool, layout), *devices.replicate((mean, std), layout))
+  return contextlib.nullcontext(compiled(pretrain.many_steps, *arguments, backbone=backbone, config=config,
+                                         layout=layout))
 
 
 def meta_training(root_key: jax.Array, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array, std: jax.Array,
-                  *, backbone: Backbone,
-                  config: meta_train.MetaTrainConfig) -> contextlib.AbstractContextManager[Callable]:
+                  *, backbone: Backbone, config: meta_train.MetaTrainConfig,
+                  layout: devices.Layout | None = None) -> contextlib.AbstractContextManager[Callable]:
   """Prepares meta-training.
 
   Args:
@@ -54,16 +51,20 @@ def meta_training(root_key: jax.Array, backbone_vars: BackboneVars, pool: ImageP
     std: [C], of images / 255.
     backbone: the network.
     config: settings.
+    layout: of the devices; None: one.
 
   Returns:
-    A context that gives `advance`: MetaState, donated -> (state one cycle further on, mean metrics).
+    A context that gives `advance`: MetaState of `devices.replicate`, donated -> (state one cycle further on, mean
+    metrics).
   """
-  return contextlib.nullcontext(compiled(meta_train.cycle, root_key, backbone_vars, place(pool), mean, std,
-                                         backbone=backbone, config=config))
+  arguments = (*devices.replicate((root_key, backbone_vars), layout), place(pool, layout),
+               *devices.replicate((mean, std), layout))
+  step = devices.on_each(meta_train.cycle, layout, pools=(3,))
+  return contextlib.nullcontext(compiled(step, *arguments, backbone=backbone, config=config))
 
 
 def scorer(pool: ImagePool, mean: jax.Array, std: jax.Array, keys: jax.Array, *, backbone: Backbone,
-           config: meta_test.MetaTestConfig) -> Callable:
+           config: meta_test.MetaTestConfig, layout: devices.Layout | None = None) -> Callable:
   """Prepares the scoring of tasks.
 
   Args:
@@ -73,12 +74,15 @@ def scorer(pool: ImagePool, mean: jax.Array, std: jax.Array, keys: jax.Array, *,
     keys: [num_tasks], one per task.
     backbone: the network.
     config: settings.
+    layout: of the devices; None: one.
 
   Returns:
     (MetaParams, BackboneVars) -> accuracy of each task, float32 [num_tasks].
   """
-  score, pool = jax.jit(functools.partial(meta_test.accuracies, backbone=backbone, config=config)), place(pool)
-  return lambda meta_params, backbone_vars: score(meta_params, backbone_vars, pool, mean, std, keys)
+  score = jax.jit(functools.partial(devices.on_each(meta_test.accuracies, layout, pools=(2,)), backbone=backbone,
+                                    config=config))
+  arguments = (place(pool, layout), *devices.replicate((mean, std, keys), layout))
+  return lambda meta_params, backbone_vars: score(*devices.replicate((meta_params, backbone_vars), layout), *arguments)
 
 
 def compiled(step: Callable, *arguments, **options) -> Callable:

@@ -12,25 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import episodes, learnable, streaming
+from mtl_jax import devices, episodes, learnable, streaming
 from mtl_jax.phases import meta_test, meta_train, pretrain
 from mtl_jax.types import Backbone, BackboneVars, ImagePool
 
 
-def place(pool: ImagePool) -> ImagePool:
-  """Leaves a pool where the functions below want it: on the host.
-
-  Args:
-    pool: NumPy arrays, in memory or mapped from files.
-
-  Returns:
-    The same pool.
-  """
+def place(pool: ImagePool, layout: devices.Layout | None = None) -> ImagePool:
+  """Leaves a pool where the functions below want it: on the host, in memory or mapped from files."""
+  del layout
   return pool
 
 
 def pretraining(root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, *, backbone: Backbone,
-                config: pretrain.PretrainConfig) -> contextlib.AbstractContextManager[Callable]:
+                config: pretrain.PretrainConfig,
+                layout: devices.Layout | None = None) -> contextlib.AbstractContextManager[Callable]:
   """Prepares pre-training.
 
   Args:
@@ -40,25 +35,27 @@ def pretraining(root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.
     std: [C], of images / 255.
     backbone: the network.
     config: settings.
+    layout: of the devices; None: one.
 
   Returns:
-    A context that gives `advance`: PretrainState, donated -> (state `steps_per_call` steps further on, mean metrics).
-    Each call goes on from what the one before returned, until `config.steps` are reached.
+    A context that gives `advance`: PretrainState of `devices.replicate`, donated -> (state `steps_per_call` steps
+    further on, mean metrics). Each call goes on from what the one before returned, until `config.steps` are reached.
 
   Raises:
     ValueError: the images are no NumPy array, or not as many as the classes have.
     OSError: raised by `advance` where images could not be read.
   """
-  return _advancing(_pretraining(root_key, pool, mean, std, backbone, config))
+  return _advancing(_pretraining(root_key, pool, mean, std, backbone, config, layout))
 
 
-def _pretraining(root_key, pool, mean, std, backbone, config):
-  step = jax.jit(functools.partial(pretrain.step_on, backbone=backbone, config=config), donate_argnums=0)
+def _pretraining(root_key, pool, mean, std, backbone, config, layout):
+  step = jax.jit(functools.partial(pretrain.step_on, backbone=backbone, config=config, layout=layout), donate_argnums=0)
   read = streaming.batch_reader(root_key, pool, batch_size=config.batch_size)
+  root_key, mean, std = devices.replicate((root_key, mean, std), layout)
   state = yield
   calls = range(int(state.step), config.steps, config.steps_per_call)
   numbers = range(calls.start, calls.start + len(calls) * config.steps_per_call)
-  with _stream(read, numbers) as batches:
+  with _stream(read, numbers, layout) as batches:
     for _ in calls:
       metrics = []
       for images, labels in itertools.islice(batches, config.steps_per_call):
@@ -68,8 +65,8 @@ def _pretraining(root_key, pool, mean, std, backbone, config):
 
 
 def meta_training(root_key: jax.Array, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array, std: jax.Array,
-                  *, backbone: Backbone,
-                  config: meta_train.MetaTrainConfig) -> contextlib.AbstractContextManager[Callable]:
+                  *, backbone: Backbone, config: meta_train.MetaTrainConfig,
+                  layout: devices.Layout | None = None) -> contextlib.AbstractContextManager[Callable]:
   """Prepares meta-training.
 
   Ordinary tasks are read ahead through the whole run. Hard tasks are known once the ordinary tasks of their cycle are
@@ -83,48 +80,53 @@ def meta_training(root_key: jax.Array, backbone_vars: BackboneVars, pool: ImageP
     std: [C], of images / 255.
     backbone: the network.
     config: settings.
+    layout: of the devices; None: one.
 
   Returns:
-    A context that gives `advance`: MetaState, donated -> (state one cycle further on, mean metrics). Each call goes on
-    from what the one before returned, until `config.steps` are reached.
+    A context that gives `advance`: MetaState of `devices.replicate`, donated -> (state one cycle further on, mean
+    metrics). Each call goes on from what the one before returned, until `config.steps` are reached.
 
   Raises:
     ValueError: the images are no NumPy array, or not as many as the classes have.
     OSError: raised by `advance` where images could not be read.
   """
-  return _advancing(_meta_training(root_key, backbone_vars, pool, mean, std, backbone, config))
+  return _advancing(_meta_training(root_key, backbone_vars, pool, mean, std, backbone, config, layout))
 
 
-def _meta_training(root_key, backbone_vars, pool, mean, std, backbone, config):
+def _meta_training(root_key, backbone_vars, pool, mean, std, backbone, config, layout):
   shape = {'tasks': config.meta_batch, 'way': config.way, 'shot': config.shot, 'query': config.query}
   steps, num_ordinary = meta_train.steps_per_cycle(config), config.ordinary_tasks // config.meta_batch
-  step = jax.jit(functools.partial(meta_train.step_on, backbone=backbone, config=config), donate_argnums=(0, 1))
-  draw = jax.jit(functools.partial(episodes.draw_hard, **shape))
-  read, places = streaming.ordinary_reader(root_key, pool, **shape), streaming.without_images(pool)
+  step = jax.jit(functools.partial(devices.on_each(meta_train.step_on, layout, rows=(2,)), backbone=backbone,
+                                   config=config), donate_argnums=(0, 1))
+  draw = jax.jit(functools.partial(episodes.draw_hard, **shape), out_shardings=layout and layout.everywhere)
+  read = streaming.ordinary_reader(root_key, pool, **shape)
+  root_key, backbone_vars, mean, std, places, is_hard = devices.replicate(
+      (root_key, backbone_vars, mean, std, streaming.without_images(pool), (np.bool(False), np.bool(True))), layout)
 
   def take(state, failures, batches, hard):
     metrics = []
     for tasks in batches:
-      state, failures, values = step(state, failures, tasks, root_key, backbone_vars, mean, std, hard)
+      state, failures, values = step(state, failures, tasks, root_key, backbone_vars, mean, std, is_hard[hard])
       _append(metrics, values)
     return state, failures, _means(metrics)
 
   state = yield
   cycles = range(int(state.step), config.steps, steps)
-  with _stream(read, [first + i for first in cycles for i in range(num_ordinary)]) as ordinary:
+  with _stream(read, [first + i for first in cycles for i in range(num_ordinary)], layout) as ordinary:
     for first in cycles:
-      no_failures = jnp.zeros(pool.class_sizes.shape, jnp.int32)
+      no_failures = devices.replicate(np.zeros(pool.class_sizes.shape, np.int32), layout)
       state, failures, means = take(state, no_failures, itertools.islice(ordinary, num_ordinary), False)
       if config.hard_tasks:
-        drawn = draw(root_key, places, failures, np.arange(first + num_ordinary, first + steps, dtype=np.int32))
-        with _stream(streaming.drawn_reader(pool, drawn, shot=config.shot), range(steps - num_ordinary)) as hard:
+        numbers = devices.replicate(np.arange(first + num_ordinary, first + steps, dtype=np.int32), layout)
+        read_hard = streaming.drawn_reader(pool, draw(root_key, places, failures, numbers), shot=config.shot)
+        with _stream(read_hard, range(steps - num_ordinary), layout) as hard:
           state, _, hard_means = take(state, failures, hard, True)
         means |= {f'hard_{name}': value for name, value in hard_means.items()}
       state = yield state, means
 
 
 def scorer(pool: ImagePool, mean: jax.Array, std: jax.Array, keys: jax.Array, *, backbone: Backbone,
-           config: meta_test.MetaTestConfig) -> Callable:
+           config: meta_test.MetaTestConfig, layout: devices.Layout | None = None) -> Callable:
   """Prepares the scoring of tasks, by the faster of the two ways that is exact under `config`.
 
   Args:
@@ -134,6 +136,7 @@ def scorer(pool: ImagePool, mean: jax.Array, std: jax.Array, keys: jax.Array, *,
     keys: [num_tasks], one per task.
     backbone: the network.
     config: settings.
+    layout: of the devices; None: one.
 
   Returns:
     (MetaParams, BackboneVars) -> accuracy of each task, float32 [num_tasks].
@@ -143,36 +146,55 @@ def scorer(pool: ImagePool, mean: jax.Array, std: jax.Array, keys: jax.Array, *,
     OSError: raised by the returned function where images could not be read.
   """
   prepare = _encoded if meta_test.each_image_alone(config) else _per_task
-  score = prepare(pool, mean, std, keys, backbone, config)
+  score = prepare(pool, *devices.replicate((mean, std), layout), keys, backbone, config, layout)
   network = jax.jit(learnable.network)
-  return lambda meta_params, backbone_vars: score(meta_params, network(backbone_vars, meta_params))
+
+  def of(meta_params, backbone_vars):
+    meta_params, backbone_vars = devices.replicate((meta_params, backbone_vars), layout)
+    return score(meta_params, network(backbone_vars, meta_params))
+
+  return of
 
 
-def _encoded(pool, mean, std, keys, backbone, config):
+def _encoded(pool, mean, std, keys, backbone, config, layout):
   encode = jax.jit(functools.partial(meta_test.encode_images, backbone=backbone))
-  accuracies = jax.jit(functools.partial(meta_test.feature_accuracies, config=config))
-  read, numbers = streaming.chunk_reader(pool, size=meta_test.IMAGES_PER_PASS)
+  accuracies = jax.jit(functools.partial(devices.on_each(meta_test.feature_accuracies, layout), config=config))
+  join = jax.jit(jnp.concatenate, out_shardings=layout and layout.everywhere)
+  read, numbers = streaming.chunk_reader(pool, size=meta_test.IMAGES_PER_PASS * (layout.size if layout else 1))
+  places, keys = devices.replicate((streaming.without_images(pool), keys), layout)
 
   def score(meta_params, network):
     features = []
-    with _stream(read, numbers) as chunks:
+    with _stream(read, numbers, layout) as chunks:
       for chunk in chunks:
         _append(features, encode(network, chunk, mean, std))
-    return accuracies(meta_params, pool._replace(images=jnp.concatenate(features)), keys)
+    return accuracies(meta_params, places._replace(images=join(features)), keys)
 
   return score
 
 
-def _per_task(pool, mean, std, keys, backbone, config):
-  accuracy = jax.jit(functools.partial(meta_test.image_task_accuracy, backbone=backbone, config=config))
-  read = streaming.task_reader(keys, pool, way=config.way, shot=config.shot, query=config.query)
+def _per_task(pool, mean, std, keys, backbone, config, layout):
+  """One task at a time, or one on each device; in the last round, devices may repeat the last task."""
+  at_once = layout.size if layout else 1
+  read_one = streaming.task_reader(keys, pool, way=config.way, shot=config.shot, query=config.query)
+
+  def read(number):
+    tasks = [read_one(min(number * at_once + i, len(keys) - 1)) for i in range(at_once)]
+    return jax.tree.map(lambda *x: np.stack(x), *tasks)
+
+  def score_one(meta_params, network, tasks, mean, std, *, layout=None):
+    task = jax.tree.map(lambda x: x[0], tasks)
+    accuracy = meta_test.image_task_accuracy(meta_params, network, task, mean, std, backbone=backbone, config=config)
+    return devices.everyone(accuracy[None], at_once, layout)
+
+  accuracy = jax.jit(devices.on_each(score_one, layout, rows=(2,)))
 
   def score(meta_params, network):
     accuracies = []
-    with _stream(read, range(len(keys))) as tasks:
+    with _stream(read, range(-(-len(keys) // at_once)), layout) as tasks:
       for task in tasks:
         _append(accuracies, accuracy(meta_params, network, task, mean, std))
-    return jnp.stack(accuracies)
+    return jnp.concatenate(accuracies)[:len(keys)]
 
   return score
 
@@ -185,8 +207,11 @@ def _advancing(loop: Generator) -> Iterator[Callable]:
     yield loop.send
 
 
-def _stream(read: Callable, numbers) -> contextlib.closing:
-  return contextlib.closing(streaming.stream(read, numbers, device=jax.local_devices()[0]))
+def _stream(read: Callable, numbers, layout: devices.Layout | None) -> contextlib.closing:
+  if layout is None:
+    return contextlib.closing(streaming.stream(read, numbers, device=jax.local_devices()[0]))
+  return contextlib.closing(streaming.stream(
+      lambda number: jax.tree.map(lambda x: devices.split(x, layout), read(number)), numbers))
 
 
 def _append(results: list, result) -> None:

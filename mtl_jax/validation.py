@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from mtl_jax import episodes
+from mtl_jax import devices, episodes
 from mtl_jax.phases import meta_test, meta_train
 from mtl_jax.types import Backbone, Dataset
 
@@ -44,7 +44,7 @@ def check_validation(dataset: Dataset, validation: Validation) -> None:
 
 
 def validation_scorer(dataset: Dataset, network: Backbone, validation: Validation, root_key: jax.Array,
-                      loops: ModuleType) -> Callable:
+                      loops: ModuleType, layout: devices.Layout | None = None) -> Callable:
   """Prepares the scoring of a snapshot.
 
   Args:
@@ -53,6 +53,7 @@ def validation_scorer(dataset: Dataset, network: Backbone, validation: Validatio
     validation: the tasks.
     root_key: fixes them.
     loops: `in_memory` or `streamed`.
+    layout: of the devices; None: one.
 
   Returns:
     (MetaParams, BackboneVars) -> mean accuracy in [0, 1].
@@ -61,7 +62,7 @@ def validation_scorer(dataset: Dataset, network: Backbone, validation: Validatio
                                     validation.inner_lr, validation.inner_steps, validation.batch_stats_mode,
                                     adapts=validation.adapts, regularization=validation.regularization)
   score = loops.scorer(dataset.val, dataset.mean, dataset.std, meta_test.task_keys(root_key, validation.num_tasks),
-                        backbone=network, config=config)
+                        backbone=network, config=config, layout=layout)
   return lambda meta_params, backbone_vars: float(np.mean(score(meta_params, backbone_vars)))
 
 

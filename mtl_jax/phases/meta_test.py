@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import augment, base_learner, episodes, inner_loop, learnable
+from mtl_jax import augment, base_learner, devices, episodes, inner_loop, learnable
 from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaParams
 
 IMAGES_PER_PASS = 200  # when a whole split is encoded
@@ -62,7 +62,8 @@ def task_keys(root_key: jax.Array, num_tasks: int) -> jax.Array:
 
 
 def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
-                std: jax.Array, *, backbone: Backbone, batch_size: int = IMAGES_PER_PASS) -> ImagePool:
+                std: jax.Array, *, backbone: Backbone, batch_size: int = IMAGES_PER_PASS,
+                layout: devices.Layout | None = None) -> ImagePool:
   """Computes the features of every image of a split once, by running statistics.
 
   Args:
@@ -73,24 +74,25 @@ def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: Imag
     std: [C], of images / 255.
     backbone: the network.
     batch_size: images per forward pass.
+    layout: of the devices, each of which encodes its part of the images (`devices.on_each`); None: one device.
 
   Returns:
-    The same pool with features float32 [n, d] in place of images.
+    The same pool with features float32 [n, d] in place of images, all of them on each device.
   """
   network = learnable.network(backbone_vars, meta_params)
-  return map_images(lambda images: encode_images(network, images, mean, std, backbone=backbone), pool, batch_size)
+  return map_images(lambda images: encode_images(network, images, mean, std, backbone=backbone), pool, batch_size,
+                    layout)
 
 
-def map_images(function: Callable[[jax.Array], jax.Array], pool: ImagePool,
-               batch_size: int = IMAGES_PER_PASS) -> ImagePool:
+def map_images(function: Callable[[jax.Array], jax.Array], pool: ImagePool, batch_size: int = IMAGES_PER_PASS,
+               layout: devices.Layout | None = None) -> ImagePool:
   """Applies a function to all images of a split, batch by batch: a pool of what it gives, [n, ...]."""
-  total = pool.images.shape[0]
-  whole = total // batch_size * batch_size
-  batches = pool.images[:whole].reshape(-1, batch_size, *pool.images.shape[1:])
-  parts = [jax.lax.map(function, batches)] if whole else []
+  images, total = devices.own_images(pool.images, layout)
+  whole = len(images) // batch_size * batch_size
+  parts = [jax.lax.map(function, images[:whole].reshape(-1, batch_size, *images.shape[1:]))] if whole else []
   parts = [part.reshape(whole, *part.shape[2:]) for part in parts]
-  parts += [function(pool.images[whole:])] if whole < total else []
-  return pool._replace(images=jnp.concatenate(parts))
+  parts += [function(images[whole:])] if whole < len(images) else []
+  return pool._replace(images=devices.everyone(jnp.concatenate(parts), total, layout))
 
 
 def encode_images(network: BackboneVars, images: jax.Array, mean: jax.Array, std: jax.Array, *,
@@ -130,7 +132,8 @@ def task_accuracy(meta_params: MetaParams, task: Episode, *, config: MetaTestCon
 
 
 def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
-                       std: jax.Array, keys: jax.Array, *, backbone: Backbone, config: MetaTestConfig) -> jax.Array:
+                       std: jax.Array, keys: jax.Array, *, backbone: Backbone, config: MetaTestConfig,
+                       layout: devices.Layout | None = None) -> jax.Array:
   """Scores tasks with every image encoded once: exact where features depend on one image alone.
 
   Args:
@@ -142,26 +145,28 @@ def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, poo
     keys: [num_tasks], one per task.
     backbone: the network.
     config: settings, of running statistics, support not flipped and θ alone adapted.
+    layout: of the devices, each of which takes its part of the tasks (`devices.on_each`); None: one device.
 
   Returns:
     float32 [num_tasks].
   """
-  features = encode_pool(meta_params, backbone_vars, pool, mean, std, backbone=backbone)
-  return feature_accuracies(meta_params, features, keys, config=config)
+  features = encode_pool(meta_params, backbone_vars, pool, mean, std, backbone=backbone, layout=layout)
+  return feature_accuracies(meta_params, features, keys, config=config, layout=layout)
 
 
-def feature_accuracies(meta_params: MetaParams, features: ImagePool, keys: jax.Array, *,
-                       config: MetaTestConfig) -> jax.Array:
+def feature_accuracies(meta_params: MetaParams, features: ImagePool, keys: jax.Array, *, config: MetaTestConfig,
+                       layout: devices.Layout | None = None) -> jax.Array:
   """Scores tasks over the features that `encode_pool` gives: float32 [num_tasks]."""
   def one_task(key):
     task = episodes.sample(key, features, way=config.way, shot=config.shot, query=config.query)
     return task_accuracy(meta_params, task, config=config)
 
-  return jax.lax.map(one_task, keys, batch_size=100)
+  return devices.everyone(jax.lax.map(one_task, devices.own(keys, layout), batch_size=100), len(keys), layout)
 
 
 def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
-                        std: jax.Array, keys: jax.Array, *, backbone: Backbone, config: MetaTestConfig) -> jax.Array:
+                        std: jax.Array, keys: jax.Array, *, backbone: Backbone, config: MetaTestConfig,
+                        layout: devices.Layout | None = None) -> jax.Array:
   """Scores tasks one by one from their images: works under every protocol, and adapts the network where asked to.
 
   Args:
@@ -173,6 +178,7 @@ def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, po
     keys: [num_tasks], one per task.
     backbone: the network.
     config: settings.
+    layout: as in `accuracies_encoded`.
 
   Returns:
     float32 [num_tasks].
@@ -180,10 +186,10 @@ def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, po
   network = learnable.network(backbone_vars, meta_params)
 
   def one_task(key):
-    task = episodes.sample(key, pool, way=config.way, shot=config.shot, query=config.query)
+    task = episodes.sample(key, pool, way=config.way, shot=config.shot, query=config.query, layout=layout)
     return image_task_accuracy(meta_params, network, task, mean, std, backbone=backbone, config=config)
 
-  return jax.lax.map(one_task, keys)
+  return devices.everyone(jax.lax.map(one_task, devices.own(keys, layout)), len(keys), layout)
 
 
 def image_task_accuracy(meta_params: MetaParams, network: BackboneVars, task: Episode, mean: jax.Array, std: jax.Array,
@@ -209,19 +215,21 @@ def _normalized(task: Episode, mean: jax.Array, std: jax.Array, *, flip_support:
                        query_images=augment.normalize(task.query_images, mean, std))
 
 
-def accuracies(*arguments, backbone: Backbone, config: MetaTestConfig) -> jax.Array:
+def accuracies(*arguments, backbone: Backbone, config: MetaTestConfig,
+               layout: devices.Layout | None = None) -> jax.Array:
   """Scores tasks by the faster of the two ways that is exact under `config`; arguments as `accuracies_encoded`.
 
   Args:
     *arguments: meta_params, backbone_vars, pool, mean, std, keys.
     backbone: the network.
     config: settings.
+    layout: as in `accuracies_encoded`.
 
   Returns:
     float32 [num_tasks].
   """
   score = accuracies_encoded if each_image_alone(config) else accuracies_per_task
-  return score(*arguments, backbone=backbone, config=config)
+  return score(*arguments, backbone=backbone, config=config, layout=layout)
 
 
 def each_image_alone(config: MetaTestConfig) -> bool:

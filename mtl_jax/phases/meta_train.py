@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import augment, base_learner, episodes, hard_tasks, inner_loop, learnable
+from mtl_jax import augment, base_learner, devices, episodes, hard_tasks, inner_loop, learnable
 from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaParams, MetaState
 
 
@@ -164,18 +164,21 @@ def draw_tasks(key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array,
   return _augmented(key, _draw_images(key, pool, failures, hard, config), mean, std, config)
 
 
-def _draw_images(key, pool, failures, hard, config):
+def _draw_images(key, pool, failures, hard, config, layout=None):
+  # Every device draws all tasks, which are numbers only, and fetches the images of its own.
   drawn = episodes.draw_meta_batch(key, pool, failures, hard, tasks=config.meta_batch, way=config.way,
                                    shot=config.shot, query=config.query)
-  return jax.vmap(lambda task: episodes.gather(pool.images, task, shot=config.shot))(drawn)
+  return jax.vmap(lambda task: episodes.gather(pool.images, task, shot=config.shot, layout=layout))(
+      devices.own(drawn, layout))
 
 
-def _augmented(key, tasks, mean, std, config):
-  return augment.augment_tasks(key, tasks, mean, std, padding=config.crop_padding, flip=config.flip)
+def _augmented(key, tasks, mean, std, config, layout=None):
+  return augment.augment_tasks(key, tasks, mean, std, padding=config.crop_padding, flip=config.flip, layout=layout)
 
 
 def outer_step(state: MetaState, backbone_vars: BackboneVars, tasks: Episode, *, backbone: Backbone,
-               config: MetaTrainConfig) -> tuple[MetaState, dict[str, jax.Array], jax.Array]:
+               config: MetaTrainConfig,
+               layout: devices.Layout | None = None) -> tuple[MetaState, dict[str, jax.Array], jax.Array]:
   """Takes one Adam step on Φ_S and θ, or on whatever else is learned.
 
       Φ_S <- Φ_S - γ ∇ L_query(θ'; Θ, Φ_S),   θ <- θ - γ ∇ L_query(θ'; Θ, Φ_S)
@@ -186,24 +189,27 @@ def outer_step(state: MetaState, backbone_vars: BackboneVars, tasks: Episode, *,
     tasks: Episodes stacked along axis 0, with normalised float32 images.
     backbone: the network.
     config: settings.
+    layout: of the devices, where `tasks` are those of one of several (`devices.on_each`); None: they are all.
 
   Returns:
-    (state after the step, metrics `loss` and `accuracy`, failure class of each task int32 [tasks]).
+    (state after the step, metrics `loss` and `accuracy`, failure class of each task int32 [tasks]); of all tasks, on
+    each device.
 
   References: Sun et al., CVPR 2019, section 4.2, equations 3-4.
   """
   (loss, logits), gradient = jax.value_and_grad(outer_loss, has_aux=True)(
       state.meta_params, backbone_vars, tasks, backbone=backbone, config=config)
-  updates, opt_state = make_optimizer(config).update(gradient, state.opt_state)
   failed = jax.vmap(hard_tasks.failure_class)(logits, tasks.query_labels, tasks.class_ids)
   accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == tasks.query_labels)
+  (gradient, loss, accuracy), failed = devices.meet((gradient, loss, accuracy), failed, layout)
+  updates, opt_state = make_optimizer(config).update(gradient, state.opt_state)
   state = MetaState(state.step + 1, optax.apply_updates(state.meta_params, updates), opt_state)
   return state, {'loss': loss, 'accuracy': accuracy}, failed
 
 
 def step_on(state: MetaState, failures: jax.Array, tasks: Episode, root_key: jax.Array, backbone_vars: BackboneVars,
-            mean: jax.Array, std: jax.Array, hard: jax.Array, *, backbone: Backbone,
-            config: MetaTrainConfig) -> tuple[MetaState, jax.Array, dict[str, jax.Array]]:
+            mean: jax.Array, std: jax.Array, hard: jax.Array, *, backbone: Backbone, config: MetaTrainConfig,
+            layout: devices.Layout | None = None) -> tuple[MetaState, jax.Array, dict[str, jax.Array]]:
   """Takes one outer step of a cycle on tasks that were drawn before; other arguments as `cycle`.
 
   Args:
@@ -214,13 +220,14 @@ def step_on(state: MetaState, failures: jax.Array, tasks: Episode, root_key: jax
   Returns:
     (state after the step, failures with those of these tasks, metrics `loss` and `accuracy`).
   """
-  tasks = _augmented(jax.random.fold_in(root_key, state.step), tasks, mean, std, config)
-  state, metrics, failed = outer_step(state, backbone_vars, tasks, backbone=backbone, config=config)
+  tasks = _augmented(jax.random.fold_in(root_key, state.step), tasks, mean, std, config, layout)
+  state, metrics, failed = outer_step(state, backbone_vars, tasks, backbone=backbone, config=config, layout=layout)
   return state, failures.at[failed].add(jnp.where(hard, 0, 1)), metrics
 
 
 def cycle(state: MetaState, root_key: jax.Array, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
-          std: jax.Array, *, backbone: Backbone, config: MetaTrainConfig) -> tuple[MetaState, dict[str, jax.Array]]:
+          std: jax.Array, *, backbone: Backbone, config: MetaTrainConfig,
+          layout: devices.Layout | None = None) -> tuple[MetaState, dict[str, jax.Array]]:
   """Runs one hard-task cycle: K ordinary tasks, then K' hard tasks made of the classes that failed in them.
 
   One scan over outer steps; the collection of failure classes is its carry and starts empty in every cycle.
@@ -234,6 +241,7 @@ def cycle(state: MetaState, root_key: jax.Array, backbone_vars: BackboneVars, po
     std: [C], of images / 255.
     backbone: the network.
     config: settings.
+    layout: of the devices, each of which takes its part of every meta-batch (`devices.on_each`); None: one device.
 
   Returns:
     (state after the cycle, means of `loss` and `accuracy` over its ordinary tasks, and of `hard_loss` and
@@ -246,9 +254,9 @@ def cycle(state: MetaState, root_key: jax.Array, backbone_vars: BackboneVars, po
 
   def one(carry, hard):
     state, failures = carry
-    tasks = _draw_images(jax.random.fold_in(root_key, state.step), pool, failures, hard, config)
+    tasks = _draw_images(jax.random.fold_in(root_key, state.step), pool, failures, hard, config, layout)
     state, failures, metrics = step_on(state, failures, tasks, root_key, backbone_vars, mean, std, hard,
-                                       backbone=backbone, config=config)
+                                       backbone=backbone, config=config, layout=layout)
     return (state, failures), metrics
 
   no_failures = jnp.zeros(pool.class_sizes.shape, jnp.int32)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import augment, base_learner, episodes
+from mtl_jax import augment, base_learner, devices, episodes
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, ImagePool, PretrainState, Tree
 
 
@@ -115,7 +115,8 @@ def loss(trained: tuple[Tree, tuple[BaseLearner, ...]], batch_stats: Tree, image
 
 
 def step(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, *,
-         backbone: Backbone, config: PretrainConfig) -> tuple[PretrainState, dict[str, jax.Array]]:
+         backbone: Backbone, config: PretrainConfig,
+         layout: devices.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
   """Takes one optimizer step on a batch drawn, with replacement, from all base classes.
 
   Args:
@@ -126,18 +127,20 @@ def step(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.A
     std: [C], of images / 255.
     backbone: the network.
     config: settings.
+    layout: of the devices that the batch is spread over; None: one device.
 
   Returns:
     (state after the step, metrics `loss` and `accuracy`, scalars).
   """
   index_key, _, _ = jax.random.split(jax.random.fold_in(root_key, state.step), 3)
   indices, labels = episodes.draw_batch(index_key, pool, config.batch_size)
-  return step_on(state, pool.images[indices], labels, root_key, mean, std, backbone=backbone, config=config)
+  images = devices.take_spread(pool.images, indices, layout)
+  return step_on(state, images, labels, root_key, mean, std, backbone=backbone, config=config, layout=layout)
 
 
 def step_on(state: PretrainState, images: jax.Array, labels: jax.Array, root_key: jax.Array, mean: jax.Array,
-            std: jax.Array, *, backbone: Backbone,
-            config: PretrainConfig) -> tuple[PretrainState, dict[str, jax.Array]]:
+            std: jax.Array, *, backbone: Backbone, config: PretrainConfig,
+            layout: devices.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
   """Takes one optimizer step on a batch that was drawn before, by the first of the three keys of the step.
 
   Args:
@@ -149,10 +152,12 @@ def step_on(state: PretrainState, images: jax.Array, labels: jax.Array, root_key
     std: [C], of images / 255.
     backbone: the network.
     config: settings.
+    layout: as in `step`; statistics of batch norm are those of the whole batch.
 
   Returns:
     (state after the step, metrics `loss` and `accuracy`, scalars).
   """
+  images, labels = devices.spread((images, labels), layout)
   _, augment_key, color_key = jax.random.split(jax.random.fold_in(root_key, state.step), 3)
   images = augment.crop_and_flip(augment_key, images, padding=config.crop_padding, flip=config.flip)
   images = augment.color_jitter(color_key, images, config.color)
@@ -167,7 +172,8 @@ def step_on(state: PretrainState, images: jax.Array, labels: jax.Array, root_key
 
 
 def many_steps(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, *,
-               backbone: Backbone, config: PretrainConfig) -> tuple[PretrainState, dict[str, jax.Array]]:
+               backbone: Backbone, config: PretrainConfig,
+               layout: devices.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
   """Takes `config.steps_per_call` steps under one scan; arguments as `step`.
 
   Args:
@@ -178,12 +184,13 @@ def many_steps(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean:
     std: [C], of images / 255.
     backbone: the network.
     config: settings.
+    layout: as in `step`.
 
   Returns:
     (state after the steps, their mean metrics).
   """
   def one(state, _):
-    return step(state, root_key, pool, mean, std, backbone=backbone, config=config)
+    return step(state, root_key, pool, mean, std, backbone=backbone, config=config, layout=layout)
 
   state, metrics = jax.lax.scan(one, state, length=config.steps_per_call)
   return state, jax.tree.map(jnp.mean, metrics)
