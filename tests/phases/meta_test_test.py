@@ -105,8 +105,8 @@ def test_accuracies_takes_the_way_that_is_exact(settings, expected, monkeypatch)
   for way in ('accuracies_encoded', 'accuracies_per_task'):
     monkeypatch.setattr(meta_test, way, lambda *arguments, way=way, **options: (way, arguments, options))
   config = CONFIG._replace(**settings)
-  assert meta_test.accuracies(1, 2, backbone='b', config=config) == (expected, (1, 2), {'backbone': 'b',
-                                                                                        'config': config})
+  assert meta_test.accuracies(1, 2, backbone='b', config=config) == (
+      expected, (1, 2), {'backbone': 'b', 'config': config, 'layout': None})
 
 
 def test_a_task_depends_on_its_number_alone():
