@@ -5,7 +5,7 @@
 from absl import flags
 
 from launch import options, session
-from mtl_jax import backbones, inner_loop, learnable, learned, runs
+from mtl_jax import backbones, inner_loop, learnable, learned, per_task, runs
 from mtl_jax.phases.meta_train import MetaTrainConfig
 
 PRETRAINED = flags.DEFINE_string('pretrained', None, 'Work directory of a finished pre-training.')
@@ -25,6 +25,9 @@ GRADIENT_ORDER = flags.DEFINE_enum('gradient_order', 'second', ['first', 'second
                                    'minimum (with --regularization).')
 ADAPTS = flags.DEFINE_enum('inner', 'head', list(inner_loop.LOOPS), 'What the inner loop adapts: the base-learner, the '
                            'last block too, or the whole network (MAML).')
+OVER_TASKS = flags.DEFINE_enum('over_tasks', 'auto', list(per_task.CHOICES), 'With --inner=last_block or all: tasks '
+                               'one after the other (loop), all at once with grouped convolutions (vmap), or all at '
+                               'once as batched products of patches; auto measures them at the start of a long run.')
 REGULARIZATION = flags.DEFINE_float('regularization', 0.0, 'Pull of the inner loop towards its start (λ).',
                                     lower_bound=0.0)
 OUTER_LR = flags.DEFINE_float('outer_lr', 1e-3, 'First learning rate of Adam.', lower_bound=0.0)
@@ -70,7 +73,8 @@ def config(dataset):
       outer_lr=OUTER_LR.value, outer_lr_halving=OUTER_LR_HALVING.value, outer_lr_floor=OUTER_LR_FLOOR.value,
       learn=LEARN.value, scope=SCOPE.value, learn_norm=LEARN_NORM.value, learn_classifier=LEARN_CLASSIFIER.value,
       learn_inner_lr=LEARN_INNER_LR.value, learn_temperature=LEARN_TEMPERATURE.value,
-      scaled=SCALED.value, replace_bias=REPLACE_BIAS.value, adapts=ADAPTS.value, regularization=REGULARIZATION.value,
+      scaled=SCALED.value, replace_bias=REPLACE_BIAS.value, adapts=ADAPTS.value,
+      over_tasks=OVER_TASKS.value, regularization=REGULARIZATION.value,
       batch_stats_mode=BATCH_STATS.value,
       crop_padding=options.crop_padding(CROP_PADDING.value, dataset.train.images.shape[1]),
       flip=dataset.flip if FLIP.value is None else FLIP.value)

@@ -1,9 +1,10 @@
 """The inner loop over a meta-batch of tasks: of θ alone over features, or of the network along with θ as MAML has it.
 
 Where θ alone is adapted, all images of the meta-batch pass the network once and `base_learner.adapt` does the rest in
-dual form. Where the network is adapted, tasks are taken one after the other: a `vmap` would give each its own kernels,
-which convolves slowly on CPU.
+dual form. Where the network is adapted, each task has kernels of its own, and how to go over the tasks is a choice
+(`over_tasks`): which way is fastest depends on the device and the shapes, and `mtl_jax.per_task` measures it.
 """
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import base_learner, learnable
+from mtl_jax.backbones import layers
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, Episode, NetworkAdaptResult
+
+WAYS = ('loop', 'vmap', 'patches')  # of going over tasks
 
 
 def encode(backbone_vars: BackboneVars, images: jax.Array, *, backbone: Backbone, batch_stats_mode: str) -> jax.Array:
@@ -69,7 +73,7 @@ def adapt_heads(theta: BaseLearner, backbone_vars: BackboneVars, rates: jax.Arra
 
 def adapt_networks(theta: BaseLearner, backbone_vars: BackboneVars, rates: jax.Array | float, tasks: Episode, *,
                    backbone: Backbone, config: Any) -> jax.Array:
-  """Adapts weights and θ to each task, one task after the other (`adapts='last_block'` or `'all'`).
+  """Adapts weights and θ to each task (`adapts='last_block'` or `'all'`), in the way that `config.over_tasks` names.
 
   Args:
     theta: θ.
@@ -88,7 +92,30 @@ def adapt_networks(theta: BaseLearner, backbone_vars: BackboneVars, rates: jax.A
         adapts=config.adapts, inner_lr=rates, num_steps=config.inner_steps, gradient_order=config.gradient_order,
         regularization=config.regularization, batch_stats_mode=config.batch_stats_mode).query_logits
 
-  return jax.lax.map(one_task, tasks)
+  return over_tasks(one_task, tasks, config.over_tasks)
+
+
+def over_tasks(one_task: Callable, tasks: Episode, way: str) -> jax.Array:
+  """Applies a function to each task of a meta-batch.
+
+  Args:
+    one_task: of one Episode.
+    tasks: Episodes stacked along axis 0.
+    way: 'loop', one after the other; 'vmap', all at once, where kernels that differ between tasks make convolutions
+      grouped ones; 'patches', all at once, with 3x3 convolutions as batched products of patches with the kernels.
+
+  Returns:
+    What it gives, stacked; the same to rounding.
+
+  Raises:
+    ValueError: an unknown way.
+  """
+  if way not in WAYS:
+    raise ValueError(f'expected over_tasks to be one of {", ".join(WAYS)}, got {way!r}')
+  if way == 'loop':
+    return jax.lax.map(one_task, tasks)
+  with layers.by_patches() if way == 'patches' else contextlib.nullcontext():
+    return jax.vmap(one_task)(tasks)
 
 
 def adapt_network(theta: BaseLearner, backbone_vars: BackboneVars, support_images: jax.Array,

@@ -36,6 +36,23 @@ def cut(backbone: Backbone, config: Any) -> Backbone | None:
   return backbone if backbone.below is not None and learned_at <= {'head', 'last_block'} else None
 
 
+def upper(backbone: Backbone, backbone_vars: BackboneVars) -> Backbone:
+  """Gives what is left of the network above the cut.
+
+  Args:
+    backbone: as `cut` gives it.
+    backbone_vars: Θ.
+
+  Returns:
+    A backbone that takes maps in place of images.
+  """
+  def features(backbone_vars, maps, *, batch_stats_mode):
+    return backbone.last(backbone_vars, maps)
+
+  shape = _maps(backbone, backbone_vars).shape[1:]
+  return backbone._replace(features=features, image_shape=shape, below=None, last=None)
+
+
 def fits(backbone: Backbone, backbone_vars: BackboneVars, *pools: ImagePool) -> bool:
   """Tells whether the maps of all images take at most half of the memory of the device (of a CPU: of what is free).
 
@@ -49,8 +66,7 @@ def fits(backbone: Backbone, backbone_vars: BackboneVars, *pools: ImagePool) -> 
   """
   device = jax.local_devices()[0]
   limit = placement.free_host_bytes() if device.platform == 'cpu' else placement.device_bytes(device)
-  one = jax.ShapeDtypeStruct((1, *backbone.image_shape), jnp.float32)
-  maps = jax.eval_shape(backbone.below, backbone_vars, one)
+  maps = _maps(backbone, backbone_vars)
   images = sum(len(pool.images) for pool in pools)
   return limit is not None and images * maps.size * maps.dtype.itemsize <= limit / 2
 
@@ -71,7 +87,7 @@ def is_exact(backbone: Backbone, backbone_vars: BackboneVars) -> bool:
   return bool(np.allclose(whole, parts, rtol=1e-4, atol=1e-5 * np.abs(whole).max()))
 
 
-def compute(backbone: Backbone, backbone_vars: BackboneVars, dataset: Dataset) -> tuple[Backbone, Dataset]:
+def compute(backbone: Backbone, backbone_vars: BackboneVars, dataset: Dataset) -> Dataset:
   """Computes the maps of all training and validation images.
 
   Args:
@@ -80,17 +96,18 @@ def compute(backbone: Backbone, backbone_vars: BackboneVars, dataset: Dataset) -
     dataset: uint8 images.
 
   Returns:
-    (a backbone that takes maps in place of images, the data set with maps on the device in place of images and with
-    nothing left to normalise).
+    The data set with maps on the device in place of images, and with nothing left to normalise: for `upper`.
   """
-  def features(backbone_vars, maps, *, batch_stats_mode):
-    return backbone.last(backbone_vars, maps)
-
   @jax.jit
   def encode(backbone_vars, pool):
     return meta_test.map_images(
         lambda images: backbone.below(backbone_vars, augment.normalize(images, dataset.mean, dataset.std)), pool)
 
   train, val = (encode(backbone_vars, jax.tree.map(jnp.asarray, pool)) for pool in (dataset.train, dataset.val))
-  return (backbone._replace(features=features, below=None, last=None),
-          dataset._replace(train=train, val=val, mean=None, std=None))
+  return dataset._replace(train=train, val=val, mean=None, std=None)
+
+
+def _maps(backbone, backbone_vars):
+  """Shape and type of the maps of one image."""
+  one = jax.ShapeDtypeStruct((1, *backbone.image_shape), jnp.float32)
+  return jax.eval_shape(backbone.below, backbone_vars, one)

@@ -19,6 +19,7 @@ from mtl_jax import (
   episodes,
   in_memory,
   learnable,
+  per_task,
   placement,
   prefixes,
   streamed,
@@ -116,13 +117,16 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
   prefix = None if on_host else _prefix(workdir, learned, config, dataset)
   settings |= {'validation': validation._asdict(), 'readout': learned.settings['readout'], 'images_on_host': on_host,
                'prefix_once': prefix is not None, 'pretrained': learned.settings}
+  network = learned.backbone if prefix is None else prefixes.upper(prefix, learned.backbone_vars)
+  settings['over_tasks'] = workdirs.begun_with(workdir, 'over_tasks') or per_task.choose(
+      config.over_tasks, network, learned.backbone_vars, config)
   workdirs.claim(workdir, settings)
   if (results := _finished(workdir)) is not None:
     return results
-  network, frozen = learned.backbone, keep_backbone(workdir, learned.backbone_vars)
+  frozen, config = keep_backbone(workdir, learned.backbone_vars), config._replace(over_tasks=settings['over_tasks'])
   state = meta_train.init(network, frozen, config)
   if prefix is not None:
-    network, dataset = prefixes.compute(prefix, frozen, dataset)
+    dataset = prefixes.compute(prefix, frozen, dataset)
   loops = _loops(on_host)
   score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops)
   num_steps = 0 if config.learn == 'none' else config.steps

@@ -50,7 +50,8 @@ def test_two_cycles_of_meta_training_end_the_same(row):
   settings, dataset = config(**ROWS[row]), toy()
   backbone, frozen = make(norm='l2', mirror=True)
   whole_state, whole_metrics = trained(backbone, frozen, dataset, settings, backbone)
-  short, maps = prefixes.compute(prefixes.cut(backbone, settings), frozen, dataset)
+  cut = prefixes.cut(backbone, settings)
+  short, maps = prefixes.upper(cut, frozen), prefixes.compute(cut, frozen, dataset)
   state, metrics = trained(backbone, frozen, maps, settings, short)
   assert int(state.step) == int(whole_state.step) == 6
   for ours, expected in zip(jax.tree.leaves(state.meta_params), jax.tree.leaves(whole_state.meta_params), strict=True):
@@ -80,7 +81,9 @@ def test_validation_is_the_same():
   backbone, frozen = make()
   settings = config(scope='last_block')
   meta_params = meta_train.init(backbone, frozen, settings).meta_params
-  short, maps = prefixes.compute(prefixes.cut(backbone, settings), frozen, toy())
+  cut = prefixes.cut(backbone, settings)
+  short, maps = prefixes.upper(cut, frozen), prefixes.compute(cut, frozen, toy())
+  assert maps.train.images.shape[1:] == short.image_shape
   keys = meta_test.task_keys(jax.random.key(4), 20)
   test = meta_test.MetaTestConfig(num_tasks=20, way=3, query=3, inner_lr=0.1, inner_steps=5)
   of_images, of_maps = (meta_test.accuracies(meta_params, frozen, in_memory.place(of.val), of.mean, of.std, keys,
@@ -125,7 +128,7 @@ def test_no_more_than_half_of_the_memory(monkeypatch):
 def test_same_tasks_are_drawn():
   settings = config(scope='last_block')
   backbone, frozen = make()
-  _, maps = prefixes.compute(prefixes.cut(backbone, settings), frozen, toy())
+  maps = prefixes.compute(prefixes.cut(backbone, settings), frozen, toy())
   of_images, of_maps = (episodes.sample(jax.random.key(5), in_memory.place(pool), way=3, shot=1, query=2)
                         for pool in (toy().train, maps.train))
   np.testing.assert_array_equal(of_images.class_ids, of_maps.class_ids)

@@ -1,4 +1,5 @@
 """Layers that several backbones share (private to this folder)."""
+import contextlib
 from typing import Any
 
 import flax.linen as nn
@@ -88,6 +89,20 @@ class Stage(nn.Module):
     return x
 
 
+_by_patches = False
+
+
+@contextlib.contextmanager
+def by_patches():
+  """While a function is traced within: 3x3 convolutions are products of patches with the kernel, see `conv_patches`."""
+  global _by_patches
+  before, _by_patches = _by_patches, True
+  try:
+    yield
+  finally:
+    _by_patches = before
+
+
 def conv(x, kernel, strides, padding, **options):
   """Convolves as `lax.conv_general_dilated` does, by `conv3x3` where that is the faster form (CPU).
 
@@ -108,6 +123,8 @@ def conv(x, kernel, strides, padding, **options):
   plain = kernel.shape[:2] == (3, 3) and by_one
   plain &= options.get('feature_group_count', 1) == 1 and kernel.shape[2] == x.shape[3]
   plain &= all(set(options.get(name) or (1,)) == {1} for name in ('lhs_dilation', 'rhs_dilation'))
+  if plain and _by_patches:
+    return conv_patches(x, kernel, strides)
   if plain and jax.default_backend() == 'cpu':
     return conv3x3(x, kernel)[:, ::strides[0], ::strides[1]]
   return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
@@ -145,6 +162,25 @@ def _conv3x3_backward(residuals, cotangent):
 
 
 conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+
+
+def conv_patches(x, kernel, strides=(1, 1)):
+  """Convolves with a 3x3 kernel and zero padding of one pixel, as one matrix product.
+
+  A `vmap` over kernels makes it one batched product, where a convolution would become a grouped one.
+
+  Args:
+    x: [B, H, W, c_in].
+    kernel: [3, 3, c_in, c_out].
+    strides: (rows, columns).
+
+  Returns:
+    [B, ceil(H / rows), ceil(W / columns), c_out].
+  """
+  height, width = x.shape[1:3]
+  padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  shifted = [padded[:, i:i + height:strides[0], j:j + width:strides[1]] for i in range(3) for j in range(3)]
+  return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def max_pool(x):

@@ -25,6 +25,7 @@ class MetaTestConfig(NamedTuple):
   adapts: str = 'head'               # what the inner loop adapts beside θ: nothing, the 'last_block', or 'all'
   gradient_order: str = 'first'      # read by inner loops; scores are the same
   regularization: float = 0.0        # λ, pull of the inner loop towards its start
+  over_tasks: str = 'loop'           # read by inner loops, which get one task at a time
 
 
 def protocol_settings(protocol: str, shot: int) -> dict:

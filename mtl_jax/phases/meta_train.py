@@ -37,6 +37,7 @@ class MetaTrainConfig(NamedTuple):
   scaled: str = 'published'      # layers of Φ_S: those of the paper, or 'every' one with a kernel
   replace_bias: bool = False     # shifts take the place of the biases
   adapts: str = 'head'           # what the inner loop adapts beside θ: nothing, the 'last_block', or 'all'
+  over_tasks: str = 'loop'       # how an inner loop over the network goes over tasks, see inner_loop.over_tasks
   regularization: float = 0.0    # λ, pull of the inner loop towards its start
   batch_stats_mode: str = 'running'
   crop_padding: int = 4          # pixels

@@ -1,0 +1,90 @@
+"""Which way of going over the tasks of a meta-batch is fastest where each task adapts kernels of its own: measured."""
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from mtl_jax import inner_loop
+from mtl_jax.phases import meta_train
+from mtl_jax.types import Backbone, BackboneVars, Episode
+
+CHOICES = ('auto', *inner_loop.WAYS)
+LEAST_STEPS = 50  # a shorter meta-training ends sooner than the measurement
+
+
+def choose(choice: str, backbone: Backbone, backbone_vars: BackboneVars, config: meta_train.MetaTrainConfig) -> str:
+  """Gives the way that a meta-training goes.
+
+  Args:
+    choice: one of CHOICES; 'auto' measures where it pays, and takes 'loop' otherwise.
+    backbone: the network.
+    backbone_vars: Θ.
+    config: settings; `meta_batch` is that of one device.
+
+  Returns:
+    One of `inner_loop.WAYS`.
+
+  Raises:
+    ValueError: an unknown choice.
+  """
+  if choice not in CHOICES:
+    raise ValueError(f'expected over_tasks to be one of {", ".join(CHOICES)}, got {choice!r}')
+  if choice != 'auto':
+    return choice
+  adapts_network = inner_loop.LOOPS[config.adapts] is inner_loop.adapt_networks
+  # Several processes run one program and must not come to different results.
+  if not adapts_network or config.steps < LEAST_STEPS or jax.process_count() > 1:
+    return 'loop'
+  seconds = measure(backbone, backbone_vars, config)
+  way = min(seconds, key=seconds.get)
+  logging.info('over tasks by %s (seconds per step: %s)', way,
+               ', '.join(f'{name} {value:.3g}' for name, value in seconds.items()))
+  return way
+
+
+def measure(backbone: Backbone, backbone_vars: BackboneVars, config: meta_train.MetaTrainConfig,
+            repeats: int = 3) -> dict[str, float]:
+  """Times value and gradient of the outer loss on tasks of noise.
+
+  Args:
+    backbone: the network.
+    backbone_vars: Θ.
+    config: settings.
+    repeats: of each, in turn.
+
+  Returns:
+    Way -> seconds of the fastest repeat; ways that run out of memory are left out, save for 'loop'.
+  """
+  meta_params, tasks = meta_train.init(backbone, backbone_vars, config).meta_params, _tasks(backbone, config)
+  calls, seconds = {}, {}
+  for way in inner_loop.WAYS:
+    calls[way] = _gradient(backbone, config._replace(over_tasks=way))
+    try:
+      jax.block_until_ready(calls[way](meta_params, backbone_vars, tasks))  # compiles
+    except jax.errors.JaxRuntimeError:
+      if way == 'loop':
+        raise
+      del calls[way]
+  for _ in range(repeats):
+    for way, call in calls.items():
+      began = time.monotonic()
+      jax.block_until_ready(call(meta_params, backbone_vars, tasks))
+      seconds[way] = min(seconds.get(way, float('inf')), time.monotonic() - began)
+  return seconds
+
+
+def _gradient(backbone, config):
+  def loss(meta_params, backbone_vars, tasks):
+    return meta_train.outer_loss(meta_params, backbone_vars, tasks, backbone=backbone, config=config)[0]
+
+  return jax.jit(jax.value_and_grad(loss))
+
+
+def _tasks(backbone, config):
+  def part(key, per_class):
+    labels = jnp.tile(jnp.repeat(jnp.arange(config.way), per_class), (config.meta_batch, 1))
+    return jax.random.normal(key, (*labels.shape, *backbone.image_shape)), labels
+
+  support, query = part(jax.random.key(0), config.shot), part(jax.random.key(1), config.query)
+  return Episode(*support, *query, jnp.zeros((config.meta_batch, config.way), jnp.int32))
