@@ -95,7 +95,8 @@ def both(monkeypatch):
       with monkeypatch.context() as patch:
         patch.setattr(jax, 'process_count', lambda: 2)
         patch.setattr(jax, 'process_index', lambda number=number: number)
-        patch.setattr(hosts, '_broadcast', lambda data: next(heard) if data is None else (said.append(data) or data))
+        patch.setattr(hosts, '_broadcast',
+                      lambda data, heard=heard: next(heard) if data is None else said.append(data) or data)
         try:
           outcomes.append(function(number))
         except Exception as error:
