@@ -6,7 +6,7 @@ import os
 
 from absl import flags
 
-from launch import options, session, tables
+from launch import machines, options, session, tables
 from mtl_jax import inner_loop, learned, runs
 from mtl_jax.phases import meta_test
 
@@ -28,11 +28,14 @@ INNER_LR = flags.DEFINE_float('inner_lr', None, 'Inner learning rate; by default
 BASELINE = flags.DEFINE_bool('baseline', True, 'Also score the pre-trained features without meta-learning (update θ).')
 flags.adopt_module_key_flags(options)  # --help shows them too
 flags.adopt_module_key_flags(session)
+flags.adopt_module_key_flags(machines)
 flags.mark_flag_as_required('checkpoint')
 
 
 def run():
   """Runs the phase that the flags describe."""
+  if machines.PROFILE.value is not None:
+    raise ValueError('--profile goes with pretrain and meta_train, whose steps it traces')
   settings = learned.trained_settings(CHECKPOINT.value)
   way, shot = (_flag_or_trained(name, settings) for name in ('way', 'shot'))
   fields = meta_test.protocol_settings(PROTOCOL.value, shot)
@@ -58,7 +61,8 @@ def run():
   workdir = options.WORKDIR.value or os.path.join(CHECKPOINT.value, 'meta_test', name)
   results = runs.meta_test_run(options.load_dataset(), checkpoint=CHECKPOINT.value, config=config, split=SPLIT.value,
                                protocol=PROTOCOL.value, seed=options.SEED.value, workdir=workdir,
-                               baseline=BASELINE.value, readout=options.readout(), images=options.IMAGES.value)
+                               baseline=BASELINE.value, readout=options.readout(), images=options.IMAGES.value,
+                               layout=machines.layout())
   rows = [(results['method'], results['accuracy'], results['ci95'])]
   if 'baselines' in results:
     rows.append(('update θ', *results['baselines']['update_theta'].values()))
@@ -75,4 +79,4 @@ def _flag_or_trained(name, settings):
 
 
 if __name__ == '__main__':
-  session.start(run)
+  session.start(machines.joined(run))

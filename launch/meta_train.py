@@ -4,7 +4,7 @@
 """
 from absl import flags
 
-from launch import options, session
+from launch import machines, options, session
 from mtl_jax import backbones, inner_loop, learnable, learned, per_task, runs
 from mtl_jax.phases.meta_train import MetaTrainConfig
 
@@ -54,6 +54,7 @@ CROP_PADDING = flags.DEFINE_integer('crop_padding', None, 'Padding of random cro
 FLIP = flags.DEFINE_bool('flip', None, 'Mirror images at random; by default where the data set allows it.')
 flags.adopt_module_key_flags(options)  # --help shows them too
 flags.adopt_module_key_flags(session)
+flags.adopt_module_key_flags(machines)
 flags.mark_flags_as_required(['workdir', 'pretrained'])
 
 
@@ -93,11 +94,12 @@ def run():
   results = runs.meta_train_run(dataset, pretrained=PRETRAINED.value, config=settings, backbone=backbone,
                                 validation=options.validation(INNER_LR.value).like(settings),
                                 seed=options.SEED.value, workdir=options.WORKDIR.value,
-                                readout=options.readout(), images=options.IMAGES.value)
+                                readout=options.readout(), images=options.IMAGES.value,
+                                layout=machines.layout(), profile=machines.PROFILE.value)
   print(f'meta-trained on {dataset.name}: {settings.way}-way {settings.shot}-shot accuracy '
         f'{100 * results["validation_accuracy"]:.2f}% on validation classes at step {results["best_step"]}, '
         f'{results["seconds"]:.0f} s')
 
 
 if __name__ == '__main__':
-  session.start(run)
+  session.start(machines.joined(run))

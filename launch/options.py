@@ -1,7 +1,7 @@
 """Flags that several launchers share, and the values made of them."""
 from absl import flags
 
-from mtl_jax import backbones, data, placement, runs, types
+from mtl_jax import backbones, data, hosts, placement, runs, types
 from mtl_jax.data import folds, pools
 
 DATASET = flags.DEFINE_string('dataset', 'glyphs', f'Data set: one of {", ".join(data.NAMES)}.')
@@ -59,8 +59,9 @@ def load_dataset() -> types.Dataset:
   Raises:
     ValueError: an unknown name, or data missing, damaged or not as expected.
   """
-  dataset = data.load(DATASET.value, data_dir=DATA_DIR.value, cache_dir=CACHE_DIR.value, image_size=IMAGE_SIZE.value,
-                      split_file=SPLIT_FILE.value, skip_broken=SKIP_BROKEN.value)
+  dataset = hosts.in_turn(lambda: data.load(
+      DATASET.value, data_dir=DATA_DIR.value, cache_dir=CACHE_DIR.value, image_size=IMAGE_SIZE.value,
+      split_file=SPLIT_FILE.value, skip_broken=SKIP_BROKEN.value))
   dataset = folds.choose(dataset, BASE_CLASSES.value)
   return dataset if CENTER_CROP.value is None else pools.center_crop(dataset, CENTER_CROP.value)
 

@@ -4,7 +4,7 @@
 """
 from absl import flags
 
-from launch import options, session
+from launch import machines, options, session
 from mtl_jax import backbones, runs
 from mtl_jax.data import pools
 from mtl_jax.phases.pretrain import PretrainConfig
@@ -36,6 +36,7 @@ STEPS_PER_CALL = flags.DEFINE_integer('steps_per_call', 25, 'Optimizer steps in 
 INNER_LR = flags.DEFINE_float('inner_lr', 0.01, 'Inner learning rate of the validation tasks.', lower_bound=0.0)
 flags.adopt_module_key_flags(options)  # --help shows them too
 flags.adopt_module_key_flags(session)
+flags.adopt_module_key_flags(machines)
 flags.mark_flag_as_required('workdir')
 
 
@@ -56,11 +57,12 @@ def run():
       flip=dataset.flip if FLIP.value is None else FLIP.value)
   results = runs.pretrain_run(dataset, backbone=backbone, config=config, validation=options.validation(INNER_LR.value),
                               seed=options.SEED.value, workdir=options.WORKDIR.value,
-                              readout=options.readout(), images=options.IMAGES.value)
+                              readout=options.readout(), images=options.IMAGES.value,
+                              layout=machines.layout(), profile=machines.PROFILE.value)
   print(f'pre-trained {BACKBONE.value} on {dataset.name}: {options.WAY.value}-way {options.SHOT.value}-shot accuracy '
         f'{100 * results["validation_accuracy"]:.2f}% on validation classes at step {results["best_step"]}, '
         f'{results["seconds"]:.0f} s')
 
 
 if __name__ == '__main__':
-  session.start(run)
+  session.start(machines.joined(run))

@@ -4,6 +4,7 @@ import importlib.util
 import logging as python_logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 
@@ -45,10 +46,18 @@ def start(run: Callable[[], None]) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
       _stop(' '.join(str(error).split()) or type(error).__name__, 1)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
+      if _lost_another(error):
+        _stop(f'lost another process of this run ({" ".join(str(error).split())[:200]}); start the same command again '
+              'in all processes to resume', 1)
       _stop(f'{" ".join(str(error).split())[:200] or "out of memory"}; if memory ran out, choose a smaller '
             '--batch_size, --meta_batch or --image_size, or give --images=host', 1)
     except KeyboardInterrupt:
       _stop('interrupted; start the same command again to resume', 130)
+    except Exception:
+      if jax.distributed.is_initialized():
+        traceback.print_exc()
+        _end(1)
+      raise
 
   app.run(main, flags_parser=_parse)
 
@@ -98,4 +107,16 @@ def _mute_late_writers() -> None:
 def _stop(message: str, status: int) -> None:
   logging.flush()
   print(f'error: {message}', file=sys.stderr, flush=True)
+  _end(status)
+
+
+def _end(status: int) -> None:
+  if jax.distributed.is_initialized():
+    os._exit(status)  # an orderly exit would wait for the other processes, and they for this one
   sys.exit(status)
+
+
+def _lost_another(error: Exception) -> bool:
+  """Of several processes, one learns of the end of another by an error of what they compute together."""
+  return jax.distributed.is_initialized() and not isinstance(error, MemoryError) and (
+      'RESOURCE_EXHAUSTED' not in str(error))

@@ -165,15 +165,17 @@ class Checkpoints:
     if self._manager is not None:
       return
     os.makedirs(self.directory, exist_ok=True)
-    ocp = stored_step.orbax()
+    ocp, alone = stored_step.orbax(), stored_step.alone_options()
     self._accuracies = self.accuracies()
     policies = [ocp.checkpoint_managers.LatestN(self._keep_latest),
                 _KeepBest(self._keep_best, self._accuracies)]
     self._manager = ocp.CheckpointManager(
       self.directory,
-      item_handlers={'state': ocp.PyTreeCheckpointHandler(),
-                     'leaves': ocp.JsonCheckpointHandler(filename=stored_step.LEAVES_FILE)},
+      item_handlers={'state': ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+                     'leaves': ocp.JsonCheckpointHandler(filename=stored_step.LEAVES_FILE,
+                                                         multiprocessing_options=alone)},
       options=ocp.CheckpointManagerOptions(
+        create=False, multiprocessing_options=alone,
         preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,  # what a killed process was writing
         lightweight_initialize=True,   # orbax's own metadata may be damaged

@@ -65,6 +65,11 @@ def layout(num: int | str | None = None, pool: str = 'replicated') -> Layout | N
   return Layout(jax.make_mesh((num,), (AXIS,), axis_types=(AxisType.Auto,), devices=available[:num]), pool)
 
 
+def pool_parts(layout: Layout | None) -> int:
+  """Tells in how many parts the images lie on the devices."""
+  return layout.size if layout is not None and layout.pool == 'sharded' else 1
+
+
 def check_divisible(name: str, value: int, layout: Layout | None) -> None:
   """Refuses what cannot be spread evenly.
 
@@ -95,7 +100,7 @@ def replicate(tree: Tree, layout: Layout | None) -> Tree:
   """
   if layout is None:
     return jax.tree.map(jnp.asarray, tree)
-  return jax.tree.map(lambda x: _put(x, layout.everywhere), tree)
+  return jax.tree.map(lambda x: put(x, layout.everywhere), tree)
 
 
 def place_pool(pool: ImagePool, layout: Layout | None) -> ImagePool:
@@ -135,12 +140,22 @@ def split(rows: np.ndarray, layout: Layout) -> jax.Array:
   return jax.make_array_from_callback((per_device * layout.size, *rows.shape[1:]), sharding, part)
 
 
-def _put(x: Any, sharding: NamedSharding) -> jax.Array:
-  """As `jax.device_put`, which would compare the processes' arrays with each other, at the cost of sending them."""
+def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+  """Puts an array where `sharding` says.
+
+  As `jax.device_put`, which would compare the arrays of several processes with each other, at the cost of sending them.
+
+  Args:
+    x: any array, or typed random key; the same in every process.
+    sharding: over devices of any process.
+
+  Returns:
+    A JAX array; `x` itself where it lies so already.
+  """
   if _is_there(x, sharding):
     return x
   if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-    return jax.random.wrap_key_data(_put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+    return jax.random.wrap_key_data(put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
   x = np.asarray(x)
   return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 

@@ -7,7 +7,7 @@ from mtl_jax.types import ImagePool
 CHOICES = ('auto', 'device', 'host')
 
 
-def on_host(choice: str, *pools: ImagePool) -> bool:
+def on_host(choice: str, *pools: ImagePool, num_parts: int = 1) -> bool:
   """Decides whether the images that a phase needs stay on the host.
 
   Args:
@@ -15,6 +15,7 @@ def on_host(choice: str, *pools: ImagePool) -> bool:
       far as that is known. A CPU shares the host's memory; there only images that are mapped from files may stay where
       they are, if they would take more than half of the memory that is free.
     *pools: uint8 images on the host, as NumPy arrays.
+    num_parts: over how many devices they would be split.
 
   Returns:
     True for the host.
@@ -31,7 +32,8 @@ def on_host(choice: str, *pools: ImagePool) -> bool:
     pools, limit = [pool for pool in pools if isinstance(pool.images, np.memmap)], free_host_bytes()
   else:
     limit = device_bytes(device)
-  return limit is not None and sum(pool.images.nbytes for pool in pools) > limit / 2
+  needed = sum(pool.images.nbytes for pool in pools) / (1 if device.platform == 'cpu' else num_parts)
+  return limit is not None and needed > limit / 2
 
 
 def device_bytes(device: jax.Device) -> int | None:

@@ -16,10 +16,12 @@ from mtl_jax import (
   backbones,
   base_learner,
   checkpoints,
+  decisions,
+  devices,
   episodes,
+  hosts,
   in_memory,
   learnable,
-  per_task,
   placement,
   prefixes,
   streamed,
@@ -37,7 +39,8 @@ _INIT, _TRAIN, _VALIDATE, _TEST = range(4)
 
 
 def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainConfig, validation: Validation,
-                 seed: int, workdir: str, readout: dict | None = None, images: str = 'auto') -> dict:
+                 seed: int, workdir: str, readout: dict | None = None, images: str = 'auto',
+                 layout: devices.Layout | None = None, profile: str | None = None) -> dict:
   """Pre-trains a backbone on the training classes (phase 1).
 
   Args:
@@ -49,6 +52,8 @@ def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainC
     workdir: claimed for this run.
     readout: options of `backbones.read_out`, for the validation tasks and the phases that follow.
     images: where they stay, as `placement.on_host` has it; the same batches and tasks either way.
+    layout: of the devices, over which each batch is spread; None: one.
+    profile: folder for a trace, as in `training.fit`.
 
   Returns:
     The content of `results.json`.
@@ -61,26 +66,26 @@ def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainC
   image_shape = dataset.train.images.shape[1:]
   network = backbones.read_out(backbones.create(image_shape=image_shape, **backbone), **readout or {})
   check_validation(dataset, validation)
+  devices.check_divisible('batch_size', config.batch_size, layout)
   settings = _settings('pretrain', dataset, backbone, config, seed)
-  on_host = _on_host(workdir, images, dataset.train, dataset.val)
+  on_host = decisions.on_host(workdir, images, layout, dataset.train, dataset.val)
   settings |= {'validation': validation._asdict(), 'readout': readout or {}, 'images_on_host': on_host}
-  workdirs.claim(workdir, settings)
-  if (results := _finished(workdir)) is not None:
+  if (results := _begun(workdir, settings)) is not None:
     return results
-  state = pretrain.init(_key(seed, _INIT), network, len(dataset.train.class_sizes), config)
+  state = devices.replicate(pretrain.init(_key(seed, _INIT), network, len(dataset.train.class_sizes), config), layout)
   loops = _loops(on_host)
-  score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops)
+  score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops, layout)
   plain = _plain_meta_params(network, validation.way)
   with loops.pretraining(_key(seed, _TRAIN), dataset.train, dataset.mean, dataset.std, backbone=network,
-                         config=config) as advance:
+                         config=config, layout=layout) as advance:
     fitted = training.fit(state, advance, lambda s: score(plain, s.backbone), phase='pretrain', num_steps=config.steps,
-                          validate_every=validation.every, workdir=workdir)
-  return _finish(workdir, settings, fitted, {'backbone': fitted.state.backbone})
+                          validate_every=validation.every, workdir=workdir, profile=profile)
+  return _finish(workdir, settings, fitted, layout, {'backbone': fitted.state.backbone})
 
 
 def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.MetaTrainConfig, validation: Validation,
                    seed: int, workdir: str, backbone: dict | None = None, readout: dict | None = None,
-                   images: str = 'auto') -> dict:
+                   images: str = 'auto', layout: devices.Layout | None = None, profile: str | None = None) -> dict:
   """Meta-learns Φ_S and θ over a pre-trained backbone (phase 2).
 
   Args:
@@ -93,6 +98,8 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
     backbone: options of `backbones.create` that `pretrained` must match; None takes those it has.
     readout: options of `backbones.read_out` that differ from those of `pretrained`.
     images: where they stay, as `placement.on_host` has it; the same tasks either way.
+    layout: of the devices, over which the tasks of a meta-batch are spread; None: one.
+    profile: folder for a trace, as in `training.fit`.
 
   Returns:
     The content of `results.json`.
@@ -108,38 +115,38 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
   episodes.check(dataset.train, way=config.way, shot=config.shot, query=config.query, split='train')
   check_validation(dataset, validation)
   meta_train.check(learned.backbone, learned.backbone_vars, config)
+  devices.check_divisible('meta_batch', config.meta_batch, layout)
   if learned.settings['command'] != 'pretrain':
     raise ValueError(f'expected {pretrained} to hold a pre-training, got a {learned.settings["command"]}; name the '
                      '--workdir of a pre-training')
   dataset = dataset._replace(mean=learned.mean, std=learned.std)
   settings = _settings('meta_train', dataset, learned.settings['backbone'], config, seed)
-  on_host = _on_host(workdir, images, dataset.train, dataset.val)
-  prefix = None if on_host else _prefix(workdir, learned, config, dataset)
-  settings |= {'validation': validation._asdict(), 'readout': learned.settings['readout'], 'images_on_host': on_host,
-               'prefix_once': prefix is not None, 'pretrained': learned.settings}
+  on_host = decisions.on_host(workdir, images, layout, dataset.train, dataset.val)
+  prefix = None if on_host or layout is not None else decisions.prefix(workdir, learned, config, dataset)
   network = learned.backbone if prefix is None else prefixes.upper(prefix, learned.backbone_vars)
-  settings['over_tasks'] = workdirs.begun_with(workdir, 'over_tasks') or per_task.choose(
-      config.over_tasks, network, learned.backbone_vars, config)
-  workdirs.claim(workdir, settings)
-  if (results := _finished(workdir)) is not None:
+  config = config._replace(over_tasks=decisions.over_tasks(workdir, network, learned.backbone_vars, config, layout))
+  settings |= {'validation': validation._asdict(), 'readout': learned.settings['readout'], 'images_on_host': on_host,
+               'prefix_once': prefix is not None, 'over_tasks': config.over_tasks, 'pretrained': learned.settings}
+  if (results := _begun(workdir, settings)) is not None:
     return results
-  frozen, config = keep_backbone(workdir, learned.backbone_vars), config._replace(over_tasks=settings['over_tasks'])
-  state = meta_train.init(network, frozen, config)
+  frozen = hosts.tree_on_first(lambda: keep_backbone(workdir, learned.backbone_vars), learned.backbone_vars)
+  frozen = devices.replicate(frozen, layout)
+  state = devices.replicate(meta_train.init(network, frozen, config), layout)
   if prefix is not None:
     dataset = prefixes.compute(prefix, frozen, dataset)
   loops = _loops(on_host)
-  score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops)
+  score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops, layout)
   num_steps = 0 if config.learn == 'none' else config.steps
   with loops.meta_training(_key(seed, _TRAIN), frozen, dataset.train, dataset.mean, dataset.std, backbone=network,
-                           config=config) as advance:
+                           config=config, layout=layout) as advance:
     fitted = training.fit(state, advance, lambda s: score(s.meta_params, frozen), phase='meta_train',
-                          num_steps=num_steps, validate_every=validation.every, workdir=workdir)
-  return _finish(workdir, settings, fitted, {'meta_params': fitted.state.meta_params})
+                          num_steps=num_steps, validate_every=validation.every, workdir=workdir, profile=profile)
+  return _finish(workdir, settings, fitted, layout, {'meta_params': fitted.state.meta_params})
 
 
 def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTestConfig, split: str, protocol: str,
                   seed: int, workdir: str, baseline: bool = True, readout: dict | None = None,
-                  images: str = 'auto') -> dict:
+                  images: str = 'auto', layout: devices.Layout | None = None) -> dict:
   """Scores a finished run on fixed, seeded tasks of unseen classes (phase 3).
 
   Args:
@@ -153,6 +160,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
     baseline: also score, on the same tasks, the pre-trained backbone without meta-learning (update θ).
     readout: options of `backbones.read_out` that differ from those of `checkpoint`.
     images: where they stay, as `placement.on_host` has it; the same tasks either way.
+    layout: of the devices, over which the tasks are spread; None: one.
 
   Returns:
     The content of `results.json`; accuracies per task are saved beside it as `accuracies.npy`.
@@ -173,49 +181,38 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
   settings = {'command': 'meta_test', 'dataset': dataset.name, 'split': split, 'protocol': protocol, 'seed': seed,
               'config': config._asdict(), 'baseline': baseline, 'images': _digest(pool),
               'checkpoint': learned.settings}
-  workdirs.claim(workdir, settings)
-  if (results := _finished(workdir)) is not None:
+  if (results := _begun(workdir, settings)) is not None:
     return results
   began = time.monotonic()
-  loops = _loops(placement.on_host(images, pool))
-  arguments = (loops.place(pool), learned.mean, learned.std, meta_test.task_keys(_key(seed, _TEST), config.num_tasks))
-  score = loops.scorer(*arguments, backbone=learned.backbone, config=config)
+  loops = _loops(hosts.on_first(lambda: placement.on_host(images, pool, num_parts=devices.pool_parts(layout))))
+  keys = meta_test.task_keys(_key(seed, _TEST), config.num_tasks)
+  arguments = (loops.place(pool, layout), learned.mean, learned.std, keys)
+  score = loops.scorer(*arguments, backbone=learned.backbone, config=config, layout=layout)
   per_task = np.asarray(score(meta_params, learned.backbone_vars))
-  workdirs.write_array(workdir, 'accuracies.npy', per_task)
+  hosts.on_first(lambda: workdirs.write_array(workdir, 'accuracies.npy', per_task))
   accuracy, ci95 = meta_test.summarize(per_task)
   results = {'command': 'meta_test', 'accuracy': accuracy, 'ci95': ci95, 'num_tasks': config.num_tasks,
              'way': config.way, 'shot': config.shot, 'query': config.query, 'protocol': protocol, 'split': split,
              'dataset': dataset.name, 'method': _method(learned, config.adapts)}
   if baseline and learned.meta_params is not None:
     # Without meta-learning the paper adapts θ alone; a run that adapts the network is compared with that row.
-    plain_score = loops.scorer(*arguments, backbone=learned.backbone, config=config._replace(adapts='head'))
+    plain_score = loops.scorer(*arguments, backbone=learned.backbone, config=config._replace(adapts='head'),
+                               layout=layout)
     value, interval = meta_test.summarize(plain_score(plain, learned.backbone_vars))
     results['baselines'] = {'update_theta': {'accuracy': value, 'ci95': interval}}
-  with MetricWriter(workdir, phase='meta_test') as writer:
-    writer.write(config.num_tasks, {'accuracy': accuracy, 'ci95': ci95})
-  results |= {'seed': seed, 'seconds': time.monotonic() - began, **workdirs.describe_machine()}
-  workdirs.write_results(workdir, results)
+  results |= {'seed': seed, 'seconds': time.monotonic() - began, **_machine(layout)}
+
+  def write():
+    with MetricWriter(workdir, phase='meta_test') as writer:
+      writer.write(config.num_tasks, {'accuracy': accuracy, 'ci95': ci95})
+    workdirs.write_results(workdir, results)
+
+  hosts.on_first(write)
   return results
 
 
 def _key(seed: int, stream: int) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), stream)
-
-
-def _on_host(workdir: str, images: str, *pools: ImagePool) -> bool:
-  """Where images stay; a run that is resumed goes on as it began, whatever memory is free now."""
-  begun = workdirs.begun_with(workdir, 'images_on_host')
-  return placement.on_host(images, *pools) if begun is None or images != 'auto' else begun
-
-
-def _prefix(workdir: str, learned: Learned, config: meta_train.MetaTrainConfig, dataset: Dataset) -> Backbone | None:
-  """The network cut where its frozen lower part can be computed once; a run that is resumed goes on as it began."""
-  prefix = prefixes.cut(learned.backbone, config)
-  if prefix is None or not prefixes.is_exact(prefix, learned.backbone_vars):
-    return None
-  begun = workdirs.begun_with(workdir, 'prefix_once')
-  fits = prefixes.fits(prefix, learned.backbone_vars, dataset.train, dataset.val) if begun is None else begun
-  return prefix if fits else None
 
 
 def _loops(on_host: bool) -> ModuleType:
@@ -254,20 +251,36 @@ def _method(learned: Learned, adapts: str) -> str:
   return learnable.row_name(config['learn'], config['scope'], adapts, bool(config['hard_tasks']))
 
 
-def _finished(workdir: str) -> dict | None:
-  """The results of a run that ended earlier, after saying so; None where there is work to do."""
-  results = workdirs.read_results(workdir)
+def _begun(workdir: str, settings: dict) -> dict | None:
+  """Claims the directory; gives the results of a run that ended earlier, after saying so, or None."""
+  hosts.same_everywhere(settings, 'settings')
+
+  def claim():
+    workdirs.claim(workdir, settings)
+    return workdirs.read_results(workdir)
+
+  results = hosts.on_first(claim)
   if results is not None:
     logging.info('the run in %s is finished: nothing to do', workdir)
   return results
 
 
-def _finish(workdir: str, settings: dict, fitted: training.Fitted, trees: dict) -> dict:
+def _machine(layout: devices.Layout | None) -> dict:
+  """`device` and `versions`, and how many devices and processes shared the work if more than one."""
+  several = {} if layout is None else {'num_devices': layout.size, 'num_processes': jax.process_count()}
+  return workdirs.describe_machine() | several
+
+
+def _finish(workdir: str, settings: dict, fitted: training.Fitted, layout: devices.Layout | None, trees: dict) -> dict:
   """Writes what the next phase reads, and last the results that mark the run as finished."""
-  for name, tree in trees.items():
-    checkpoints.save_tree(os.path.join(workdir, name), tree)
   results = {'command': settings['command'], 'dataset': settings['dataset'], 'steps': fitted.last_step,
              'best_step': fitted.step, 'validation_accuracy': fitted.accuracy, 'seed': settings['seed'],
-             'seconds': fitted.seconds, 'resumed_from': fitted.resumed_from, **workdirs.describe_machine()}
-  workdirs.write_results(workdir, results)
+             'seconds': fitted.seconds, 'resumed_from': fitted.resumed_from, **_machine(layout)}
+
+  def write():
+    for name, tree in trees.items():
+      checkpoints.save_tree(os.path.join(workdir, name), tree)
+    workdirs.write_results(workdir, results)
+
+  hosts.on_first(write)
   return results

@@ -31,7 +31,9 @@ def read(directory: str, step: int, like: Any) -> Any:
   if len(arrays) < len(leaves):
     try:
       ocp = orbax()
-      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      alone = alone_options()
+      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+                            multiprocessing_options=alone) as checkpointer:
         arrays |= checkpointer.restore(os.path.join(directory, str(step), 'state'))
     except Exception as error:  # Damage surfaces as errors of many kinds, from orbax, JSON and tensorstore.
       if isinstance(error, MemoryError):
@@ -154,6 +156,15 @@ def reason(error: BaseException) -> str:
   if 'No space left' in str(error):  # tensorstore has the text only
     return 'No space left on device'
   return f'{type(error).__name__}: {" ".join(str(error).split())}'[:200]
+
+
+def alone_options():
+  """Returns the options by which orbax does not wait for other processes of the run: each reads and writes alone."""
+  options = orbax().options.MultiprocessingOptions
+  if jax.process_count() == 1:
+    return options()
+  me = jax.process_index()
+  return options(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'process{me}')
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, inner_loop, learned, runs, workdirs
+from mtl_jax import backbones, decisions, inner_loop, learned, runs, workdirs
 from mtl_jax.phases import meta_train
 from mtl_jax.phases.meta_test import MetaTestConfig
 from mtl_jax.phases.meta_train import MetaTrainConfig
@@ -66,18 +66,18 @@ def test_images_on_the_host_or_on_the_device(pretrained, tmp_path):
 
 
 def test_a_resumed_run_leaves_its_images_where_they_were(tmp_path):
-  assert runs._on_host(str(tmp_path), 'auto', toy_dataset().train) is False
+  assert decisions.on_host(str(tmp_path), 'auto', None, toy_dataset().train) is False
   for begun in (True, False):
     folder = str(tmp_path / str(begun))
     workdirs.claim(folder, {'images_on_host': begun})
-    assert runs._on_host(folder, 'auto', toy_dataset().train) is begun
-    assert runs._on_host(folder, 'host', toy_dataset().train) is True  # and is then refused as another run
+    assert decisions.on_host(folder, 'auto', None, toy_dataset().train) is begun
+    assert decisions.on_host(folder, 'host', None, toy_dataset().train) is True  # and is then refused as another run
 
 
 def test_the_frozen_lower_part_computed_once_or_in_every_step(pretrained, tmp_path, monkeypatch):
   ends = []
   for once in (True, False):
-    monkeypatch.setattr(runs.prefixes, 'fits', lambda *_, once=once: once)
+    monkeypatch.setattr(decisions.prefixes, 'fits', lambda *_, once=once: once)
     meta = str(tmp_path / str(once))
     results = runs.meta_train_run(toy_dataset(), pretrained=pretrained['device'], validation=VALIDATION, seed=0,
                                   config=META._replace(scope='last_block'), workdir=meta)

@@ -1,0 +1,73 @@
+"""What a run decides by the machine that it starts on, and keeps when it is resumed, on whatever machine that is."""
+import os
+from typing import Any
+
+from mtl_jax import devices, hosts, per_task, placement, prefixes, workdirs
+from mtl_jax.learned import Learned
+from mtl_jax.phases import meta_train
+from mtl_jax.types import Backbone, BackboneVars, Dataset, ImagePool
+
+
+def on_host(workdir: str | os.PathLike, images: str, layout: devices.Layout | None, *pools: ImagePool) -> bool:
+  """Decides whether images stay in host memory.
+
+  Args:
+    workdir: of the run.
+    images: what the user asks for, as `placement.on_host` has it.
+    layout: of the devices.
+    *pools: the images.
+
+  Returns:
+    True for the host; the same in all processes.
+  """
+  def decide():
+    begun = workdirs.begun_with(workdir, 'images_on_host')
+    if begun is not None and images == 'auto':
+      return begun
+    return placement.on_host(images, *pools, num_parts=devices.pool_parts(layout))
+
+  return hosts.on_first(decide)
+
+
+def prefix(workdir: str | os.PathLike, learned: Learned, config: meta_train.MetaTrainConfig,
+           dataset: Dataset) -> Backbone | None:
+  """Decides whether the frozen lower part of the network is computed once.
+
+  Args:
+    workdir: of the run.
+    learned: the pre-training.
+    config: settings.
+    dataset: the images.
+
+  Returns:
+    The network as `prefixes.cut` gives it, or None.
+  """
+  found = prefixes.cut(learned.backbone, config)
+  if found is None or not prefixes.is_exact(found, learned.backbone_vars):
+    return None
+  return found if _kept(workdir, 'prefix_once', lambda: prefixes.fits(
+      found, learned.backbone_vars, dataset.train, dataset.val)) else None
+
+
+def over_tasks(workdir: str | os.PathLike, network: Backbone, backbone_vars: BackboneVars,
+               config: meta_train.MetaTrainConfig, layout: devices.Layout | None) -> str:
+  """Decides how an inner loop that adapts the network goes over tasks.
+
+  Args:
+    workdir: of the run.
+    network: what the inner loop adapts.
+    backbone_vars: Θ.
+    config: settings; `over_tasks` may be 'auto'.
+    layout: of the devices.
+
+  Returns:
+    One of `inner_loop.WAYS`.
+  """
+  per_device = config._replace(meta_batch=max(1, config.meta_batch // (1 if layout is None else layout.size)))
+  return _kept(workdir, 'over_tasks', lambda: per_task.choose(
+      config.over_tasks, network, backbone_vars, per_device)) if config.over_tasks == 'auto' else config.over_tasks
+
+
+def _kept(workdir, name, decide) -> Any:
+  begun = workdirs.begun_with(workdir, name)
+  return decide() if begun is None else begun
