@@ -63,9 +63,12 @@ def over_tasks(workdir: str | os.PathLike, network: Backbone, backbone_vars: Bac
   Returns:
     One of `inner_loop.WAYS`.
   """
-  per_device = config._replace(meta_batch=max(1, config.meta_batch // (1 if layout is None else layout.size)))
-  return _kept(workdir, 'over_tasks', lambda: per_task.choose(
-      config.over_tasks, network, backbone_vars, per_device)) if config.over_tasks == 'auto' else config.over_tasks
+  if config.over_tasks != 'auto':
+    return config.over_tasks
+  num_devices = 1 if layout is None else layout.size
+  per_device = config._replace(meta_batch=max(1, config.meta_batch // num_devices))
+  return hosts.on_first(lambda: _kept(workdir, 'over_tasks', lambda: per_task.choose(
+      'auto', network, backbone_vars, per_device)))
 
 
 def _kept(workdir, name, decide) -> Any:
