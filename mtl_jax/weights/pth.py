@@ -22,7 +22,7 @@ from mtl_jax.weights.torch_pickles import Storage, Tensor
 
 MAX_PICKLE = 16 * 2**20   # bytes; a tensor takes some 200
 MAX_DEPTH = 8             # of dicts in dicts
-MAX_NODES = 1_000_000     # tensors, numbers, dicts ... in all, each as often as it is named
+MAX_NODES = 300_000       # tensors, numbers, dicts ... in all, each as often as it is named
 MAX_NAME = 1000           # characters
 MAX_GROWTH = 16           # bytes of arrays for each byte of the file: tensors may share a storage
 _MAGIC = (0x1950a86a20f9469cfc6c, 1001)
