@@ -1,0 +1,1 @@
+"""Weights of the authors' two implementations: their files, and which name there is which array here."""

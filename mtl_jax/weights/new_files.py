@@ -1,0 +1,51 @@
+"""Files that are written whole, and never over another."""
+import os
+
+import numpy as np
+
+from mtl_jax import workdirs
+
+
+def write(path: str | os.PathLike, content: bytes) -> None:
+  """Writes a file beside its place, then renames it: a reader sees all of it or nothing.
+
+  Args:
+    path: where no file is yet.
+    content: all of it.
+
+  Raises:
+    ValueError: there is a file already.
+    OSError: it cannot be written.
+  """
+  refuse_existing(path)
+  directory, name = os.path.split(os.path.abspath(path))
+  workdirs.write_file(directory, name, content)
+
+
+def refuse_existing(path: str | os.PathLike) -> None:
+  """Raises ValueError where there is a file already."""
+  if os.path.lexists(path):
+    raise ValueError(f'{path}: expected a file that does not exist yet, found one; move it, or write another')
+
+
+def checked(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the tensors as arrays in the byte order of this machine.
+
+  Args:
+    path: the file that they shall be written to, for messages.
+    tensors: name -> array of numbers.
+
+  Raises:
+    ValueError: there are none, or a name or an array is not fit for a file.
+  """
+  if not tensors:
+    raise ValueError(f'{path}: expected tensors to write, got none')
+  arrays = {}
+  for name, tensor in tensors.items():
+    if not isinstance(name, str) or not name or '\0' in name:
+      raise ValueError(f'{path}: expected names of tensors, got {name!r}')
+    array = np.asarray(tensor)
+    if array.dtype.kind not in 'biuf':
+      raise ValueError(f'{path}: expected {name} to hold numbers, got {array.dtype}')
+    arrays[name] = array.astype(array.dtype.newbyteorder('='), order='C')
+  return arrays

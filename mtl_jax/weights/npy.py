@@ -1,0 +1,151 @@
+"""NumPy's files of named arrays: the dictionaries in `.npy` of the authors' TensorFlow code, and `.npz`.
+
+np.save writes a dict as a pickle behind a header, so such files are untrusted programs; they are read as
+`mtl_jax.data.pickles` reads them, and `.npz` as an archive of plain arrays.
+"""
+import io
+import math
+import os
+import pathlib
+import pickle
+import zipfile
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mtl_jax.data import pickle_machine, pickles
+from mtl_jax.data.pickle_machine import Refused
+from mtl_jax.weights import new_files, zips
+
+MAX_GROWTH = 16         # bytes of arrays for each byte of a pickle: it may name one array several times
+MAX_INFLATED = 2**30    # bytes that a small archive may grow to; one of equal numbers grows a thousandfold
+_OLD, _NEW = (b'\x80\x02cnumpy.%score.multiarray\n' % mark for mark in (b'', b'_'))
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads the arrays of a `.npy` dictionary or of a `.npz` archive, told apart by content.
+
+  Args:
+    path: the file, by np.save of a dict under Python 2 or 3 and any version of NumPy, or by np.savez.
+
+  Returns:
+    Name -> array of its own memory, in the order of the file. Numbers, and lists of numbers, become arrays too.
+
+  Raises:
+    ValueError: the file holds anything but named numbers (told, and not run), or is cut off or damaged.
+    OSError: it cannot be read.
+  """
+  with open(path, 'rb') as file:
+    with pickle_machine.refusals(path, 'file of arrays', 'file of named arrays'):
+      size, start = os.fstat(file.fileno()).st_size, file.read(6)
+      file.seek(0)
+      if start[:2] == b'PK':
+        return _read_npz(file, size)
+      _expect_boxed_dict(file, start)
+    found = pickles.load(pathlib.Path(path), start=file.tell(), boxed=True)
+  with pickle_machine.refusals(path, 'file of arrays', 'file of named arrays'):
+    return _arrays(found, size)
+
+
+def write(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> None:
+  """Writes named arrays: to `.npz` as they are, to `.npy` as the dictionary that the authors' TensorFlow code reads.
+
+  Args:
+    path: of the file, where none is yet; its ending chooses.
+    tensors: name -> array of numbers.
+
+  Raises:
+    ValueError: the ending is another, the file exists, or the tensors are not fit for it.
+    OSError: it cannot be written.
+  """
+  ending = os.path.splitext(path)[1]
+  if ending not in ('.npz', '.npy'):
+    raise ValueError(f'{path}: expected a name that ends in .npz or .npy, got {ending or "no ending"}')
+  new_files.refuse_existing(path)
+  arrays = new_files.checked(path, tensors)
+  new_files.write(path, _npz(arrays) if ending == '.npz' else _npy(arrays))
+
+
+def _read_npz(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
+  with zipfile.ZipFile(file) as archive:
+    entries = zips.entries(archive, most=max(4 * size, MAX_INFLATED), deflated=True)
+    if not entries:
+      raise Refused('no arrays')
+    return {_name(name): _plain_array(zips.content(archive, info), name) for name, info in entries.items()}
+
+
+def _name(entry: str) -> str:
+  if not entry.endswith('.npy'):
+    raise Refused(f'the entry {entry[:100]!r}, which is no array')
+  return entry.removesuffix('.npy')
+
+
+def _plain_array(content: bytes, name: str) -> np.ndarray:
+  """As np.load does it, but no memory is taken for more than the entry holds."""
+  file = io.BytesIO(content)
+  shape, fortran, dtype = _header(file)
+  if dtype.kind not in 'biuf':
+    raise Refused(f'an array of dtype {dtype}, {name[:100]!r}')
+  if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+    raise Refused(f'{len(content) - file.tell()} bytes for an array of shape {shape}, {name[:100]!r}')
+  found = np.ndarray(shape, dtype, content, file.tell(), order='F' if fortran else 'C')
+  return found.astype(dtype.newbyteorder('='), order='C')
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+  version = np.lib.format.read_magic(file)
+  if version not in ((1, 0), (2, 0)):
+    raise Refused(f'version {version} of the format')
+  return (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+
+
+def _expect_boxed_dict(file: BinaryIO, start: bytes) -> None:
+  """Reads the header, up to the pickle."""
+  if start != np.lib.format.MAGIC_PREFIX:
+    raise Refused('neither the beginning of .npy nor of .npz')
+  shape, _, dtype = _header(file)
+  if dtype.kind != 'O' or shape != ():
+    raise Refused(f'one array of dtype {dtype} and shape {shape} without a name')
+
+
+def _arrays(found: Any, size: int) -> dict[str, np.ndarray]:
+  if not isinstance(found, dict) or not found:
+    raise Refused(f'a {type(found).__name__} where a dict with arrays was expected')
+  total = sum(8 * len(value) if isinstance(value, list | tuple) else getattr(value, 'nbytes', 8)
+              for value in found.values())
+  if total > MAX_GROWTH * size:
+    raise Refused(f'arrays of {total} bytes in a file of {size}')
+  arrays: dict[str, np.ndarray] = {}
+  for key, value in found.items():
+    name = key.decode('latin1') if isinstance(key, bytes) else key
+    if not isinstance(name, str) or name in arrays:
+      raise Refused(f'the name {str(key)[:100]!r} for an array, which is no text or not the only one')
+    arrays[name] = _array(value, name)
+  return arrays
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+  numbers = value if isinstance(value, list | tuple) else [value]
+  if not isinstance(value, np.ndarray) and all(isinstance(number, bool | int | float) for number in numbers):
+    value = np.array(value)
+  if not isinstance(value, np.ndarray) or value.dtype.kind not in 'biuf':
+    raise Refused(f'a {getattr(value, "dtype", type(value).__name__)} where numbers were expected, {name[:100]!r}')
+  return value.astype(value.dtype.newbyteorder('='), order='C')
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+  """As np.savez does it, which cannot take every name."""
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, 'w') as archive:
+    for name, array in arrays.items():
+      with archive.open(zipfile.ZipInfo(f'{name}.npy'), 'w', force_zip64=True) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+  return content.getvalue()
+
+
+def _npy(arrays: dict[str, np.ndarray]) -> bytes:
+  """As np.save did it under NumPy 1 and Python 2, since later ones read that too."""
+  content = io.BytesIO()
+  np.lib.format.write_array_header_1_0(content, {'descr': '|O', 'fortran_order': False, 'shape': ()})
+  pickled = pickle.dumps(np.array(arrays, object), protocol=2)
+  return content.getvalue() + pickled.replace(_NEW, _OLD, 1)  # the first of its opcodes
