@@ -94,6 +94,23 @@ def trained_settings(workdir: str) -> dict:
   return settings
 
 
+def check_statistics(workdir: str, settings: dict, *batch_stats_modes: str) -> None:
+  """Refuses running statistics where Θ was imported from a file that has none.
+
+  Args:
+    workdir: of the finished run, to be named.
+    settings: of that run.
+    *batch_stats_modes: 'running' or 'batch', as it is going to be used.
+
+  Raises:
+    ValueError: one of them is 'running' and there are none.
+  """
+  imported = settings.get('imported') or settings.get('pretrained', {}).get('imported', {})
+  if 'running' in batch_stats_modes and not imported.get('running_statistics', True):
+    raise ValueError(f'the weights in {workdir} come from a file without running statistics of batch norm: give '
+                     '--batch_stats=batch, or --protocol=paper in meta_test')
+
+
 def keep_backbone(workdir: str, backbone_vars: BackboneVars) -> BackboneVars:
   """Copies Θ into a run, once: resumed, it goes on with the very backbone that it began with.
 

@@ -28,7 +28,7 @@ from mtl_jax import (
   training,
   workdirs,
 )
-from mtl_jax.learned import Learned, keep_backbone, load
+from mtl_jax.learned import Learned, check_statistics, keep_backbone, load
 from mtl_jax.metrics import MetricWriter
 from mtl_jax.phases import meta_test, meta_train, pretrain
 from mtl_jax.types import Backbone, Dataset, ImagePool, MetaParams
@@ -119,6 +119,7 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
   if learned.settings['command'] != 'pretrain':
     raise ValueError(f'expected {pretrained} to hold a pre-training, got a {learned.settings["command"]}; name the '
                      '--workdir of a pre-training')
+  check_statistics(pretrained, learned.settings, config.batch_stats_mode, validation.batch_stats_mode)
   dataset = dataset._replace(mean=learned.mean, std=learned.std)
   settings = _settings('meta_train', dataset, learned.settings['backbone'], config, seed)
   on_host = decisions.on_host(workdir, images, layout, dataset.train, dataset.val)
@@ -173,6 +174,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
   learned = load(checkpoint, dataset.train.images.shape[1:], readout=readout)
   pool = getattr(dataset, split)
   episodes.check(pool, way=config.way, shot=config.shot, query=config.query, split=split)
+  check_statistics(checkpoint, learned.settings, config.batch_stats_mode)
   plain = _plain_meta_params(learned.backbone, config.way)
   meta_params = learned.meta_params if learned.meta_params is not None else plain
   if meta_params.base_learner.bias.shape[0] != config.way:

@@ -56,7 +56,8 @@ def register(name: str, make: Callable[[tuple[int, int, int]], Backbone]) -> Non
 
 
 def create(name: str, image_shape: tuple[int, int, int], *, width: int | None = None,
-           norm_affine: bool | None = None, compute_dtype: str = 'float32') -> Backbone:
+           norm_affine: bool | None = None, norm_epsilon: float | None = None,
+           compute_dtype: str = 'float32') -> Backbone:
   """Makes one of the built-in backbones, or one that was registered (which takes no further options).
 
   Args:
@@ -65,13 +66,14 @@ def create(name: str, image_shape: tuple[int, int, int], *, width: int | None = 
     width: channels of the first block, for small tests; None for the published width.
     norm_affine: whether batch norm has a scale and an offset; None as published, which is without for resnet12 (the
       authors' TensorFlow code) and with for the others.
+    norm_epsilon: added to the variance in batch norm; None for 1e-5 (the authors' TensorFlow code has 1e-3).
     compute_dtype: 'float32' or 'bfloat16', of convolutions; parameters, batch norm and features stay float32.
 
   Returns:
     A Backbone.
 
   Raises:
-    ValueError: an unknown name or dtype, or an image too small for four halvings.
+    ValueError: an unknown name or dtype, an epsilon not above 0, or an image too small for four halvings.
   """
   if name in _REGISTERED:
     return _REGISTERED[name](image_shape)
@@ -82,6 +84,9 @@ def create(name: str, image_shape: tuple[int, int, int], *, width: int | None = 
   if min(image_shape[:2]) < 16:
     raise ValueError(f'expected images of at least 16 pixels for {name}, got {image_shape[0]}x{image_shape[1]}')
   network = _NETWORKS[name]
-  given = {option: value for option, value in (('width', width), ('norm_affine', norm_affine)) if value is not None}
+  if norm_epsilon is not None and not norm_epsilon > 0:
+    raise ValueError(f'expected norm_epsilon above 0, got {norm_epsilon}')
+  options = {'width': width, 'norm_affine': norm_affine, 'norm_epsilon': norm_epsilon}
+  given = {option: value for option, value in options.items() if value is not None}
   return from_linen(network.module(dtype=jnp.dtype(compute_dtype), **given), image_shape,
                     last_block=network.last_block, unscaled=network.unscaled)

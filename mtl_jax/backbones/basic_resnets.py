@@ -19,14 +19,16 @@ class ResNet18(nn.Module):
   """
   width: int = 64
   norm_affine: bool = True
+  norm_epsilon: float = 1e-5
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     x = conv3x3_layer(self.width, 1, self.dtype, 'stem')(x)
-    x = nn.relu(batch_norm(batch_stats_mode, self.norm_affine, self.dtype, 'stem_bn')(x))
+    x = nn.relu(batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, 'stem_bn')(x))
+    options = (self.norm_affine, self.norm_epsilon, self.dtype)
     for i, stride in enumerate((1, 2, 2, 2)):
-      stage = Stage(_Block, 2, self.width * 2**i, stride, self.norm_affine, self.dtype, name=f'stage{i + 1}')
+      stage = Stage(_Block, 2, self.width * 2**i, stride, *options, name=f'stage{i + 1}')
       x = stage(x, batch_stats_mode)
     return global_average(x)
 
@@ -39,14 +41,16 @@ class ResNet25(nn.Module):
   """
   width: int = 160
   norm_affine: bool = True
+  norm_epsilon: float = 1e-5
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     x = conv3x3_layer(max(1, self.width // 2), 1, self.dtype, 'stem', use_bias=True)(x)
-    x = nn.relu(batch_norm(batch_stats_mode, self.norm_affine, self.dtype, 'stem_bn')(x))
+    x = nn.relu(batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, 'stem_bn')(x))
+    options = (self.norm_affine, self.norm_epsilon, self.dtype)
     for i in range(3):
-      stage = Stage(_Block, 4, self.width * 2**i, 2, self.norm_affine, self.dtype, name=f'stage{i + 1}')
+      stage = Stage(_Block, 4, self.width * 2**i, 2, *options, name=f'stage{i + 1}')
       x = stage(x, batch_stats_mode)
     return global_average(x)
 
@@ -56,12 +60,13 @@ class _Block(nn.Module):
   width: int
   stride: int
   norm_affine: bool
+  norm_epsilon: float
   dtype: Any
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     def norm(x, name):
-      return batch_norm(batch_stats_mode, self.norm_affine, self.dtype, name)(x)
+      return batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, name)(x)
 
     shortcut = x
     if self.stride != 1 or x.shape[-1] != self.width:

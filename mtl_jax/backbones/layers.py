@@ -44,19 +44,20 @@ def conv1x1(x, width, stride, dtype, name):
   return dense(x[:, ::stride, ::stride])
 
 
-def batch_norm(batch_stats_mode, affine, dtype, name):
+def batch_norm(batch_stats_mode, affine, epsilon, dtype, name):
   """Makes a batch norm.
 
   Args:
     batch_stats_mode: 'running' or 'batch'.
     affine: whether it has a scale and an offset (`bias`).
+    epsilon: added to the variance.
     dtype: of the computation; statistics stay float32.
     name: of the layer.
 
   Returns:
     A linen module.
   """
-  return nn.BatchNorm(batch_stats_mode == 'running', momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine,
+  return nn.BatchNorm(batch_stats_mode == 'running', momentum=0.9, epsilon=epsilon, use_scale=affine, use_bias=affine,
                       dtype=dtype, name=name)
 
 
@@ -74,18 +75,20 @@ def global_average(x):
 
 class Stage(nn.Module):
   """A row of residual blocks, `block1`, `block2` and so on, of which the first may stride."""
-  block: type  # of linen module: block(width, stride, norm_affine, dtype)
+  block: type  # of linen module: block(width, stride, norm_affine, norm_epsilon, dtype)
   blocks: int
   width: int
   stride: int
   norm_affine: bool
+  norm_epsilon: float
   dtype: Any
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     for i in range(self.blocks):
       stride = self.stride if i == 0 else 1
-      x = self.block(self.width, stride, self.norm_affine, self.dtype, name=f'block{i + 1}')(x, batch_stats_mode)
+      block = self.block(self.width, stride, self.norm_affine, self.norm_epsilon, self.dtype, name=f'block{i + 1}')
+      x = block(x, batch_stats_mode)
     return x
 
 

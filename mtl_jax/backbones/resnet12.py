@@ -15,12 +15,14 @@ class ResNet12(nn.Module):
   """
   width: int = 64
   norm_affine: bool = False
+  norm_epsilon: float = 1e-5
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
+    options = (self.norm_affine, self.norm_epsilon, self.dtype)
     for i in range(4):
-      x = _Block(self.width * 2**i, self.norm_affine, self.dtype, name=f'block{i + 1}')(x, batch_stats_mode)
+      x = _Block(self.width * 2**i, *options, name=f'block{i + 1}')(x, batch_stats_mode)
     return global_average(x)
 
 
@@ -28,6 +30,7 @@ class _Block(nn.Module):
   """conv -> batch norm -> leaky ReLU, three times; plus a 1x1 shortcut; then max-pool, without a last activation."""
   width: int
   norm_affine: bool
+  norm_epsilon: float
   dtype: Any
 
   @nn.compact
@@ -36,5 +39,6 @@ class _Block(nn.Module):
     shortcut = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name='shortcut')(x)
     for i in (1, 2, 3):
       x = nn.Conv(self.width, (3, 3), dtype=self.dtype, conv_general_dilated=conv, name=f'conv{i}')(x)
-      x = nn.leaky_relu(batch_norm(batch_stats_mode, self.norm_affine, self.dtype, f'bn{i}')(x), 0.1)
+      x = batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, f'bn{i}')(x)
+      x = nn.leaky_relu(x, 0.1)
     return max_pool(x + shortcut)

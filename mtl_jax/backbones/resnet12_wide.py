@@ -16,13 +16,14 @@ class ResNet12Wide(nn.Module):
   """
   width: int = 64
   norm_affine: bool = True
+  norm_epsilon: float = 1e-5
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     widths = (self.width, self.width * 5 // 2, self.width * 5, self.width * 10)
     for i, width in enumerate(widths, start=1):
-      x = _Block(width, self.norm_affine, self.dtype, name=f'block{i}')(x, batch_stats_mode)
+      x = _Block(width, self.norm_affine, self.norm_epsilon, self.dtype, name=f'block{i}')(x, batch_stats_mode)
     return global_average(x)
 
 
@@ -30,12 +31,13 @@ class _Block(nn.Module):
   """conv -> batch norm, three times, with leaky ReLU between; plus the shortcut; then leaky ReLU and max-pool."""
   width: int
   norm_affine: bool
+  norm_epsilon: float
   dtype: Any
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     def norm(x, name):
-      return batch_norm(batch_stats_mode, self.norm_affine, self.dtype, name)(x)
+      return batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, name)(x)
 
     shortcut = norm(conv1x1(x, self.width, 1, self.dtype, 'shortcut'), 'shortcut_bn')
     for i in (1, 2, 3):

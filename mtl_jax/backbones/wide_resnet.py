@@ -16,15 +16,17 @@ class WideResNet28(nn.Module):
   """
   width: int = 160
   norm_affine: bool = True
+  norm_epsilon: float = 1e-5
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     x = conv3x3_layer(max(1, self.width // 10), 1, self.dtype, 'stem')(x)
+    options = (self.norm_affine, self.norm_epsilon, self.dtype)
     for i, stride in enumerate((1, 2, 2)):
-      stage = Stage(_Block, 4, self.width * 2**i, stride, self.norm_affine, self.dtype, name=f'stage{i + 1}')
+      stage = Stage(_Block, 4, self.width * 2**i, stride, *options, name=f'stage{i + 1}')
       x = stage(x, batch_stats_mode)
-    x = batch_norm(batch_stats_mode, self.norm_affine, self.dtype, 'last_bn')(x)
+    x = batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, 'last_bn')(x)
     return global_average(nn.relu(x))
 
 
@@ -33,12 +35,13 @@ class _Block(nn.Module):
   width: int
   stride: int
   norm_affine: bool
+  norm_epsilon: float
   dtype: Any
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     def norm(x, name):
-      return batch_norm(batch_stats_mode, self.norm_affine, self.dtype, name)(x)
+      return batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, name)(x)
 
     shortcut = x
     x = nn.relu(norm(x, 'bn1'))

@@ -1,1 +1,1 @@
-"""Weights of the authors' two implementations: their files, and which name there is which array here."""
+"""The weights of the authors' two implementations: read, matched with our trees, and written again under their names."""
