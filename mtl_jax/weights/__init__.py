@@ -1,1 +1,1 @@
-"""The weights of the authors' two implementations: read, matched with our trees, and written again under their names."""
+"""The weights of the authors' two implementations: read, matched with our trees, written again under their names."""
