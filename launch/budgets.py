@@ -21,8 +21,7 @@ class Budget(NamedTuple):
 
 
 # An inner loop over weights of the network costs some twenty times that over θ: fewer steps, fewer tasks.
-_NETWORK_LOOP = ('--inner_lr=0.05', '--inner_steps=5', '--test_inner_steps=20', '--outer_lr=3e-4',
-                 '--over_tasks=auto')
+_NETWORK_LOOP = ('--inner_lr=0.05', '--inner_steps=5', '--test_inner_steps=20', '--outer_lr=3e-4')
 _SMOKE = ('--inner_lr=0.05', '--steps=300', '--validate_every=150')
 _FULL = ('--steps=10000', '--validate_every=500')
 

@@ -111,7 +111,8 @@ def meta_train(values: dict[str, str], dataset: types.Dataset) -> MetaTrainConfi
   values = {name: value for name, value in values.items() if name != 'hard_tasks'}
   if switch == 'false':
     values['num_hard_tasks'] = '0'
-  return MetaTrainConfig(**_by_data(dataset) | _fields(values, MetaTrainConfig, _META_TRAIN))
+  defaults = {'over_tasks': 'auto'} | _by_data(dataset)  # those of launch.meta_train that differ from the library's
+  return MetaTrainConfig(**defaults | _fields(values, MetaTrainConfig, _META_TRAIN))
 
 
 def validation(values: dict[str, str]) -> runs.Validation:
