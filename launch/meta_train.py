@@ -97,8 +97,8 @@ def run():
   results = runs.meta_train_run(dataset, pretrained=PRETRAINED.value, config=settings, backbone=backbone,
                                 validation=options.validation(INNER_LR.value).like(settings),
                                 seed=options.SEED.value, workdir=options.WORKDIR.value,
-                                readout=options.readout(), images=options.IMAGES.value,
-                                layout=machines.layout(), profile=machines.PROFILE.value)
+                                readout=options.readout(), compute_dtype=options.COMPUTE_DTYPE.value,
+                                images=options.IMAGES.value, layout=machines.layout(), profile=machines.PROFILE.value)
   print(f'meta-trained on {dataset.name}: {settings.way}-way {settings.shot}-shot accuracy '
         f'{100 * results["validation_accuracy"]:.2f}% on validation classes at step {results["best_step"]}, '
         f'{results["seconds"]:.0f} s')
