@@ -1,0 +1,109 @@
+"""Both sides of the benchmarks compute the same: our outer step and inner loop against numbers that PyTorch wrote.
+
+`python -m tests.golden.pytorch_mtl` writes them.
+"""
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax import backbones, base_learner, scale_shift
+from mtl_jax.backbones.basic_resnets import ResNet25
+from mtl_jax.backbones.resnet12 import ResNet12
+from mtl_jax.phases import meta_train
+from mtl_jax.types import BackboneVars, BaseLearner, Episode, MetaParams
+from tests.golden import pytorch_recipe as recipe
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
+MODULES = {'resnet12': ResNet12, 'resnet25': ResNet25}
+QUICK = {'xla_backend_optimization_level': 0}  # compiles four times faster, and tiny arrays run fast all the same
+
+
+def golden(name, order):
+  """What PyTorch wrote: name -> array."""
+  with np.load(GOLDEN / f'pytorch_{name}.npz') as file:
+    return {key.removeprefix(f'{order}/'): file[key] for key in file.files if key.startswith(f'{order}/')}
+
+
+def assert_same(found, expected):
+  """Equal up to rounding in float64, array by array."""
+  assert set(found) == set(expected)
+  for name, value in expected.items():
+    assert found[name].shape == value.shape, name
+    np.testing.assert_allclose(found[name], value, rtol=1e-9, atol=1e-10 * np.abs(value).max(), err_msg=name)
+
+
+def flat(tree):
+  """path/of/leaf -> array."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf) for path, leaf in leaves}
+
+
+def filled(tree, prefix=''):
+  """A tree of the same shapes with the arrays of the recipe."""
+  fill = lambda path, leaf: jnp.asarray(recipe.array(  # noqa: E731
+      prefix + jax.tree_util.keystr(path, simple=True, separator='/'), leaf.shape))
+  return jax.tree_util.tree_map_with_path(fill, tree)
+
+
+def problem(network):
+  """A narrow backbone in float64, its variables, meta-parameters and tasks, all by the recipe."""
+  published = backbones.create(network, (17, 16, 3), width=recipe.WIDTH)
+  unscaled = () if network == 'resnet25' else ('shortcut',)
+  module = MODULES[network](width=recipe.WIDTH, norm_epsilon=recipe.EPS, dtype=jnp.float64)
+  backbone = backbones.from_linen(module, (17, 16, 3), last_block='block4' if network == 'resnet12' else 'stage3',
+                                  unscaled=unscaled)
+  assert backbone.scaled_layers == published.scaled_layers
+  variables = BackboneVars(*map(filled, jax.eval_shape(published.init, jax.random.key(0))))
+  phi = filled(scale_shift.init(variables.params, backbone.scaled_layers), 'scale_shift/')
+  theta = filled(base_learner.init(backbone.feature_dim, recipe.WAY), 'base_learner/')
+  arrays = jax.tree.map(jnp.asarray, recipe.tasks())
+  class_ids = jnp.tile(jnp.arange(recipe.WAY), (recipe.TASKS, 1))
+  tasks = Episode(*(arrays[name] for name in Episode._fields if name != 'class_ids'), class_ids)
+  return backbone, MetaParams(phi, {}, theta, {}), variables, tasks
+
+
+@pytest.mark.parametrize('network', recipe.NETWORKS)
+def test_outer_step_is_that_of_pytorch(network):
+  with jax.enable_x64(True):
+    backbone, *arguments = problem(network)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def losses_and_gradients(*arguments):
+      config = meta_train.MetaTrainConfig(way=recipe.WAY, **recipe.STEP)
+      return [jax.value_and_grad(functools.partial(
+          meta_train.outer_loss, backbone=backbone, config=config._replace(gradient_order=order)), has_aux=True)(
+              *arguments) for order in recipe.ORDERS]
+
+    both = losses_and_gradients(*arguments)
+  for order, ((loss, _), gradient) in zip(recipe.ORDERS, both, strict=True):
+    assert_same({'loss': np.asarray(loss), **flat(gradient._asdict())}, golden(network, order))
+
+
+@pytest.mark.parametrize('order', recipe.ORDERS)
+@pytest.mark.parametrize('adapt', [base_learner.adapt, base_learner.adapt_primal])
+def test_inner_loop_is_that_of_pytorch(adapt, order):
+  def loss(x):
+    def one(support, support_labels, query, query_labels):
+      adapted = adapt(BaseLearner(x['kernel'], x['bias']), support, support_labels, query, gradient_order=order,
+                      num_steps=recipe.LOOP['inner_steps'], inner_lr=recipe.LOOP['inner_lr'])
+      return base_learner.cross_entropy(adapted.query_logits, query_labels)
+
+    return jnp.mean(jax.vmap(one)(x['support'], labels['support'], x['query'], labels['query']))
+
+  with jax.enable_x64(True):
+    arrays = jax.tree.map(jnp.asarray, recipe.features())
+    labels = {part: arrays.pop(f'{part}_labels') for part in ('support', 'query')}
+    value, gradient = jax.jit(jax.value_and_grad(loss), compiler_options=QUICK)(arrays)
+  assert_same({'loss': np.asarray(value), **flat(gradient)}, golden('inner_loop', order))
+
+
+def test_orders_differ():
+  for network in recipe.NETWORKS:
+    second, first = (golden(network, order) for order in recipe.ORDERS)
+    assert second['loss'] == pytest.approx(first['loss'], rel=1e-12) and 0.5 < second['loss'] < 2
+    for name in set(second) - {'loss', 'base_learner/bias'}:
+      assert np.linalg.norm(second[name] - first[name]) > 1e-3 * np.linalg.norm(second[name]), name
