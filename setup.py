@@ -12,7 +12,7 @@ setuptools.setup(
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    packages=setuptools.find_packages(include=['mtl_jax', 'mtl_jax.*', 'launch', 'launch.*']),
+    packages=setuptools.find_packages(include=['mtl_jax', 'mtl_jax.*', 'launch', 'launch.*', 'benchmarks']),
     package_data={'launch': ['presets/*.flags', 'presets/ablation/*.flags']},
     python_requires='>=3.11',
     install_requires=(HERE / 'requirements.txt').read_text(encoding='utf-8').split(),
