@@ -1,7 +1,7 @@
-"""Suite compile: seconds until the first result, without and with the cache of compiled programs of an earlier process.
+"""Suite compile: seconds until the first result, without and with the cache of compiled programs.
 
-Each measurement has a fresh process; cold, its cache is an empty folder, and warm it is the one that was just filled. The
-time of a steady call is taken off.
+Each measurement has a fresh process; cold, its cache is an empty folder, and warm it is the one that was just filled.
+The time of a steady call is taken off.
 """
 import itertools
 import os
@@ -9,7 +9,7 @@ import tempfile
 
 from matplotlib.figure import Figure
 
-from benchmarks import inputs, networks, plan, report, turns
+from benchmarks import inputs, networks, plan, report, rounds
 from benchmarks.meta_step import step_request
 
 _MODES = {'inner_loop': ('jax dual', 'jax scan', 'jax unrolled', 'pytorch compile'),
@@ -23,7 +23,8 @@ _VALUES = {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1', 'TORCHINDUCTOR_F
 
 
 def _settings(request):
-  sizes = {'steps': [5, 10, 50, 100, 200], 'image_size': 32, 'width': None, 'tasks': 2, 'way': 5, 'query': 15, 'dim': 640}
+  sizes = {'steps': [5, 10, 50, 100, 200], 'image_size': 32, 'width': None, 'tasks': 2, 'way': 5, 'query': 15,
+           'dim': 640}
   if request.smoke:
     sizes = {'steps': [2, 3], 'image_size': 16, 'width': 4, 'tasks': 1, 'way': 3, 'query': 2, 'dim': 8}
   networks.layers(request.networks[0], sizes['image_size'])  # refuses what it does not know
@@ -52,7 +53,7 @@ def _measure(settings, bench):
           too_long[measure, name] = steps
         report.say(f'compile, round {turn + 1}', {'of': measure, 'by': name, 'steps': steps}, row['sides'])
   rows = list(rows.values())
-  skips = turns.skipped([{f'{row["name"]}, {row["measure"]}': {'skip': why} for why in
+  skips = rounds.skipped([{f'{row["name"]}, {row["measure"]}': {'skip': why} for why in
                             {record['skip'] for record in row['sides'].values() if 'skip' in record}} for row in rows])
   return {'rows': rows, 'notes': plan.without_pytorch(settings) + skips + _growth(rows, settings['steps'])}
 
@@ -79,9 +80,9 @@ def _cold_and_warm(bench, side, measure, mode, asked, records, cache):
     environment = {name: _VALUES[name] if place is None else os.path.join(folder, place)
                    for name, place in _CACHES[side].items()}
     for end in ('cold', 'warm'):
-      one = turns.Side(bench, side, measure, mode, environment)
+      one = rounds.Side(bench, side, measure, mode, environment)
       one.prepare(asked, warmup=1)
-      found = turns.in_turn({end: one}, 1)[end]
+      found = rounds.in_turn({end: one}, 1)[end]
       one.close()
       if 'median' not in found:
         records[end] = {'skip': found['skip']}
@@ -90,7 +91,7 @@ def _cold_and_warm(bench, side, measure, mode, asked, records, cache):
         return
       turns = records[end].get('turns', []) + [max(0.0, found['first'] - found['median'])]
       starts = records[end].get('starts', []) + [one.start_seconds]
-      records[end] = {'turns': turns, 'starts': starts, **turns.spread(turns)}
+      records[end] = {'turns': turns, 'starts': starts, **rounds.spread(turns)}
 
 
 def _growth(rows, steps):
@@ -114,7 +115,7 @@ def _tables(results):
     header = ['inner steps', *(f'{name} {end}, s' for name in names for end in ('cold', 'warm'))]
     cells = [[str(number), *(report.seconds(rows[name, number][end]) for name in names for end in ('cold', 'warm'))]
              for number in steps]
-    starts = [report.seconds(turns.spread(found)) if (found := [
+    starts = [report.seconds(rounds.spread(found)) if (found := [
         seconds for number in steps for seconds in rows[name, number][end].get('starts', [])]) else report.NONE
               for name in names for end in ('cold', 'warm')]
     cells.append(['start of the process, s', *starts])

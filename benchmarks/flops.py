@@ -1,8 +1,9 @@
 """What a meta-step must compute and move at least: multiply-adds and bytes, counted from the shapes of the network.
 
-A convolution has three passes: forward; gradient to its input, save where that is the image; gradient to its kernel, where
-scale and shift act on it. Each takes rows * columns * c_in * c_out multiply-adds per output pixel (padding counted in),
-and reads two maps or writes one of them. Batch norm, activations and pooling are left out, as fused into these passes.
+A convolution has three passes: forward; gradient to its input, save where that is the image; gradient to its kernel,
+where scale and shift act on it. Each takes rows * columns * c_in * c_out multiply-adds per output pixel (padding
+counted in), and touches two maps, its input's and its output's. Batch norm, activations and pooling are left out, as
+fused into these passes.
 """
 from typing import NamedTuple
 

@@ -5,7 +5,7 @@ import tempfile
 
 from matplotlib.figure import Figure
 
-from benchmarks import inputs, plan, report, turns
+from benchmarks import inputs, plan, report, rounds
 
 _JAX = ('dual', 'scan')
 _TORCH = ('unrolled', 'func', 'compile')
@@ -15,14 +15,14 @@ def _settings(request):
   sizes = {'tasks': [1, 4, 16, 64], 'support': [5, 25], 'steps': [20, 50, 100], 'orders': ['second', 'first'],
            'query': 75, 'dim': 640}
   if request.smoke:
-    sizes = {'tasks': [1, 2], 'support': [5], 'steps': [2, 3], 'orders': ['second'], 'query': 5, 'dim': 8}
+    sizes = {'tasks': [1, 2], 'support': [5], 'steps': [2], 'orders': ['second'], 'query': 5, 'dim': 8}
   return {**request.common(), **sizes, 'way': 5, 'inner_lr': 0.01}
 
 
 def _measure(settings, bench):
   torch = plan.torch_modes(settings, _TORCH)
-  sides = {f'jax {mode}': turns.Side(bench, 'jax', 'inner_loop', mode) for mode in _JAX}
-  sides |= {f'pytorch {mode}': turns.Side(bench, 'pytorch', 'inner_loop', mode) for mode in torch}
+  sides = {f'jax {mode}': rounds.Side(bench, 'jax', 'inner_loop', mode) for mode in _JAX}
+  sides |= {f'pytorch {mode}': rounds.Side(bench, 'pytorch', 'inner_loop', mode) for mode in torch}
   rows, too_long = [], {}
   with tempfile.TemporaryDirectory() as folder:
     # Steps outermost: a side that takes too long to compile is not asked for more of them.
@@ -37,7 +37,7 @@ def _measure(settings, bench):
   for side in sides.values():
     side.close()
   rows.sort(key=lambda row: (settings['orders'].index(row['order']), row['support'], row['steps'], row['tasks']))
-  return {'rows': rows, 'notes': plan.without_pytorch(settings) + turns.skipped([row['sides'] for row in rows])}
+  return {'rows': rows, 'notes': plan.without_pytorch(settings) + rounds.skipped([row['sides'] for row in rows])}
 
 
 def _compare(sides, asked, pairs, too_long):
@@ -48,12 +48,12 @@ def _compare(sides, asked, pairs, too_long):
       side.record = {'skip': f'{too_long[name][key[0]]} to compile fewer or as many steps'}
     elif not side.prepare(asked) and side.record['skip'].startswith('>'):
       too_long.setdefault(name, {})[key[0]] = side.record['skip']
-  records = turns.in_turn(sides, pairs)
+  records = rounds.in_turn(sides, pairs)
   ours = records['jax dual']
-  over = {name: turns.ratios(record['turns'], ours['turns']) for name, record in records.items()
+  over = {name: rounds.ratios(record['turns'], ours['turns']) for name, record in records.items()
           if 'median' in record and 'median' in ours and name != 'jax dual'}
   torch = {name: record for name, record in records.items() if name.startswith('pytorch')}
-  return {'sides': records, 'over_dual': over, 'strongest': turns.strongest(torch)}
+  return {'sides': records, 'over_dual': over, 'strongest': rounds.strongest(torch)}
 
 
 def _tables(results):
@@ -75,7 +75,7 @@ def _tables(results):
 
 
 def _plot(results):
-  """Milliseconds against tasks, one panel per support size and number of steps, second order."""
+  """Milliseconds against tasks, one panel per support size and number of steps, of the first order asked for."""
   settings = results['settings']
   figure = Figure(figsize=(3.2 * len(settings['steps']) + 1, 2.9 * len(settings['support'])), layout='constrained')
   panels = figure.subplots(len(settings['support']), len(settings['steps']), squeeze=False, sharex=True, sharey=True)
@@ -87,6 +87,7 @@ def _plot(results):
       report.line(panels[i, j], name, [(row['tasks'], row['sides'][name]) for row in rows], scale=1e3)
     panels[i, j].set_title(f'{support} support images, {steps} steps', fontsize='medium')
     panels[i, j].set_xscale('log', base=2)
+    panels[i, j].set_xticks(settings['tasks'], [str(number) for number in settings['tasks']])
   report.label(figure, panels, 'tasks', 'milliseconds')
   return figure
 

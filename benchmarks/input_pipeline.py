@@ -4,7 +4,7 @@ import tempfile
 
 from matplotlib.figure import Figure
 
-from benchmarks import inputs, networks, plan, report, turns
+from benchmarks import inputs, networks, plan, report, rounds
 from benchmarks.meta_step import step_request
 
 _ENDINGS = ('png', 'jpg')
@@ -24,8 +24,8 @@ def _settings(request):
 def _measure(settings, bench):
   asked = {name: settings[name] for name in ('tasks', 'way', 'shot', 'query', 'image_size', 'batches')}
   modes = plan.torch_modes(settings, ('loader',))
-  sides = {'jax device': turns.Side(bench, 'jax', 'input', 'device')}
-  sides |= {f'pytorch loader {ending}': turns.Side(bench, 'pytorch', 'input', 'loader')
+  sides = {'jax device': rounds.Side(bench, 'jax', 'input', 'device')}
+  sides |= {f'pytorch loader {ending}': rounds.Side(bench, 'pytorch', 'input', 'loader')
             for ending in _ENDINGS if modes}
   with tempfile.TemporaryDirectory() as folder:
     pool = inputs.write(os.path.join(folder, 'pool.npz'), inputs.images(
@@ -35,7 +35,7 @@ def _measure(settings, bench):
       files = inputs.image_folder(os.path.join(folder, ending), ending=ending, classes=settings['classes'],
                                   per_class=settings['files_per_class'], image_size=settings['image_size'])
       sides[f'pytorch loader {ending}'].prepare(asked | {'folder': files, 'workers': settings['workers']})
-    records = turns.in_turn(sides, settings['pairs'])
+    records = rounds.in_turn(sides, settings['pairs'])
     for side in sides.values():
       side.close()
     step = _step(settings, bench, folder)
@@ -46,10 +46,10 @@ def _measure(settings, bench):
       record['share_of_step'] = record['median'] / settings['batches'] / step['median'] if 'median' in step else None
   report.say('input', {'batches': settings['batches']}, records)
   ours = records['jax device']
-  over = {name: turns.ratios(record['turns'], ours['turns']) for name, record in records.items()
+  over = {name: rounds.ratios(record['turns'], ours['turns']) for name, record in records.items()
           if name != 'jax device' and 'median' in record and 'median' in ours}
   return {'rows': [{'sides': records, 'over': over, 'step': step}],
-          'notes': plan.without_pytorch(settings) + turns.skipped([records, {'the meta-step': step}]) +
+          'notes': plan.without_pytorch(settings) + rounds.skipped([records, {'the meta-step': step}]) +
           _notes(settings, step, bool(modes))}
 
 
@@ -58,15 +58,15 @@ def _step(settings, bench, folder):
   path = inputs.write(os.path.join(folder, 'step.npz'), inputs.weights(settings['network'], width=settings['width']),
                       inputs.tasks(**{name: settings[name] for name in
                                       ('tasks', 'way', 'shot', 'query', 'image_size')}))
-  side = turns.Side(bench, 'jax', 'meta_step', 'float32')
+  side = rounds.Side(bench, 'jax', 'meta_step', 'float32')
   side.prepare(step_request(settings, settings['network'], path))
-  record = turns.in_turn({'step': side}, min(2, settings['pairs']))['step']
+  record = rounds.in_turn({'step': side}, min(2, settings['pairs']))['step']
   side.close()
   return record
 
 
 def _notes(settings, step, pytorch):
-  notes = [f'The library draws from {settings["classes"] * settings["per_class"]:,} images in the memory of its device.']
+  notes = [f'The library draws from {settings["classes"] * settings["per_class"]:,} images in its device\'s memory.']
   if 'median' in step:
     notes.append(f'A step: that of {settings["network"]} on {settings["tasks"]} tasks by the library, '
                  f'{report.seconds(step)} s (measured {len(step["turns"])} times).')
@@ -84,7 +84,7 @@ def _tables(results):
       share = record['share_of_step']
       cells.append([name, report.number(record['images_per_second']),
                     report.number(1e3 * record['median'] / settings['batches']),
-                    report.NONE if share is None else f'{100 * share:.2g}%', report.ratio(row['over'].get(name))])
+                    report.NONE if share is None else f'{report.number(100 * share)}%', report.ratio(row['over'].get(name))])
   return [plan.Table(
       f'{settings["tasks"]} tasks of {settings["way"]}-way {settings["shot"]}-shot with {settings["query"]} queries, '
       f'{settings["image_size"]} pixels, cropped, flipped and normalised',

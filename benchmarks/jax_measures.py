@@ -53,13 +53,11 @@ def _meta_step(mode, settings):
   """One outer step over all tasks of the file: forward, backward, Adam."""
   _one_of(mode, ('float32', 'bfloat16'))
   jax.config.update('jax_enable_x64', bool(settings.get('float64')))
-  dtype = np.float64 if settings.get('float64') else np.float32
   backbone, frozen, phi, arrays = _network(settings, 'float64' if settings.get('float64') else mode)
-  tasks = Episode(*(arrays[name] for name in ('support_images', 'support_labels', 'query_images', 'query_labels')), None)
-  way = int(tasks.support_labels.max()) + 1
-  tasks = tasks._replace(support_images=tasks.support_images.astype(dtype), query_images=tasks.query_images.astype(dtype),
-                         class_ids=np.tile(np.arange(way, dtype=np.int32), (len(tasks.support_labels), 1)))
-  theta = jax.tree.map(lambda x: x.astype(dtype), base_learner.init(backbone.feature_dim, way))
+  names = ('support_images', 'support_labels', 'query_images', 'query_labels')
+  tasks, way = Episode(*(arrays[name] for name in names), None), int(arrays['support_labels'].max()) + 1
+  tasks = tasks._replace(class_ids=np.tile(np.arange(way, dtype=np.int32), (len(tasks.support_labels), 1)))
+  theta = jax.tree.map(lambda x: x.astype(tasks.query_images.dtype), base_learner.init(backbone.feature_dim, way))
   config = meta_train.MetaTrainConfig(
       way=way, shot=tasks.support_labels.shape[1] // way, query=tasks.query_labels.shape[1] // way,
       meta_batch=len(tasks.class_ids), inner_steps=settings['inner_steps'], inner_lr=settings['inner_lr'],

@@ -33,7 +33,8 @@ def prepare(settings: dict):
   size = settings['image_size']
   backbone = backbones.create(settings['network'], (size, size, 3), width=settings['width'])
   config = meta_train.MetaTrainConfig(
-      **{name: settings[name] for name in ('meta_batch', 'way', 'shot', 'query', 'inner_steps', 'inner_lr', 'outer_lr')},
+      **{name: settings[name] for name in ('meta_batch', 'way', 'shot', 'query', 'inner_steps', 'inner_lr',
+                                           'outer_lr')},
       ordinary_tasks=settings['meta_batch'] * -(-settings['steps'] // 2), crop_padding=size // 8,
       hard_tasks=settings['meta_batch'] * (settings['steps'] // 2))
   variables = jax.jit(backbone.init)(jax.random.key(0))

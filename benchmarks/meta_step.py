@@ -5,7 +5,7 @@ import tempfile
 
 from matplotlib.figure import Figure
 
-from benchmarks import flops, inputs, networks, peaks, plan, report, turns
+from benchmarks import flops, inputs, networks, peaks, plan, report, rounds
 
 TORCH = ('published', 'channels_last', 'batched', 'batched_channels_last', 'folded', 'func', 'compile',
          'compile_channels_last', 'tf32', 'bf16', 'compile_bf16', 'cuda_graphs', 'cuda_graphs_folded')
@@ -51,7 +51,7 @@ def _measure(settings, bench):
       records, over = _compare(bench, step_request(settings, network, path), settings['pairs'], modes)
       report.say('meta_step', row, records)
       rows.append(row | _figures(row, records, settings, found) | {'over': over})
-  notes = plan.without_pytorch(settings) + turns.skipped([row['sides'] for row in rows]) + peaks.notes(found)
+  notes = plan.without_pytorch(settings) + rounds.skipped([row['sides'] for row in rows]) + peaks.notes(found)
   return {'rows': rows, 'peaks': found, 'notes': notes + _loss_notes(rows)}
 
 
@@ -60,24 +60,24 @@ def _compare(bench, asked, pairs, modes):
 
   Ours stay, while each mode of PyTorch comes and goes: a process of its own, so that its memory is its own.
   """
-  ours = {f'jax {mode}': turns.Side(bench, 'jax', 'meta_step', mode) for mode in peaks.dtypes(bench)}
+  ours = {f'jax {mode}': rounds.Side(bench, 'jax', 'meta_step', mode) for mode in peaks.dtypes(bench)}
   records, over = {}, {name: {} for name in ours}
   for side in ours.values():
     side.prepare(asked)
   for mode in modes:
-    other, name = turns.Side(bench, 'pytorch', 'meta_step', mode), f'pytorch {mode}'
+    other, name = rounds.Side(bench, 'pytorch', 'meta_step', mode), f'pytorch {mode}'
     if other.prepare(asked):
-      found = turns.in_turn(ours | {name: other}, pairs)
+      found = rounds.in_turn(ours | {name: other}, pairs)
       records[name] = found.pop(name)
       for own, record in found.items():
         turns = record.get('turns', [])[-pairs:]
         if 'median' in records[name] and len(turns) == pairs:
-          over[own][name] = turns.ratios(records[name]['turns'], turns)
+          over[own][name] = rounds.ratios(records[name]['turns'], turns)
     else:
       records[name] = other.record
     other.close()
   # Where PyTorch had a turn, ours had theirs beside it.
-  found = turns.in_turn(ours, 0 if any('turns' in record for record in records.values()) else pairs)
+  found = rounds.in_turn(ours, 0 if any('turns' in record for record in records.values()) else pairs)
   for side in ours.values():
     side.close()
   return found | records, over
@@ -92,7 +92,7 @@ def _figures(row, records, settings, found):
       record['tasks_per_second'] = settings['tasks'] / record['median']
       record['share_of_peak'] = count.flops / record['median'] / peaks.of(name, found)
   torch = {name: record for name, record in records.items() if name.startswith('pytorch')}
-  return {'sides': records, 'flops': count.flops, 'strongest': turns.strongest(torch)}
+  return {'sides': records, 'flops': count.flops, 'strongest': rounds.strongest(torch)}
 
 
 def _loss_notes(rows):
@@ -124,7 +124,7 @@ def _tables(results):
     tables.append(plan.Table(
         f'{row["network"]}, {row["image_size"]} pixels: {settings["tasks"]} tasks of {settings["way"]}-way '
         f'{settings["shot"]}-shot with {settings["query"]} queries, {settings["inner_steps"]} inner steps, '
-        f'{settings["order"]} order, {row["flops"] / 1e9:,.0f} GFLOP', header, cells))
+        f'{settings["order"]} order, {report.number(row["flops"] / 1e9)} GFLOP', header, cells))
   return tables
 
 

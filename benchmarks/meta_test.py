@@ -9,7 +9,7 @@ import tempfile
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import inputs, networks, plan, report, turns
+from benchmarks import inputs, networks, plan, report, rounds
 
 _TORCH = ('per_task', 'encoded')
 
@@ -33,7 +33,7 @@ def _measure(settings, bench):
   for row in rows:
     report.say('meta_test', {'tasks': row['num_tasks']}, row['sides'])
   return {'rows': rows, 'measured': found,
-          'notes': plan.without_pytorch(settings) + turns.skipped([found]) + _scaling_notes(settings)}
+          'notes': plan.without_pytorch(settings) + rounds.skipped([found]) + _scaling_notes(settings)}
 
 
 def _asked(settings, path, num_tasks):
@@ -53,8 +53,8 @@ def _whole(settings, bench, folder):
   path, found = _split(settings, folder, settings['per_class']), {}
   modes = plan.torch_modes(settings, _TORCH)
   for number in settings['num_tasks']:
-    sides = {'jax encoded': turns.Side(bench, 'jax', 'meta_test', 'encoded')}
-    sides |= {f'pytorch {mode}': turns.Side(bench, 'pytorch', 'meta_test', mode) for mode in modes}
+    sides = {'jax encoded': rounds.Side(bench, 'jax', 'meta_test', 'encoded')}
+    sides |= {f'pytorch {mode}': rounds.Side(bench, 'pytorch', 'meta_test', mode) for mode in modes}
     for name, record in _all(sides, dict.fromkeys(sides, _asked(settings, path, number)), settings['pairs']).items():
       found[f'{name} {number}'] = record
   return found
@@ -75,7 +75,7 @@ def _sampled(settings, bench, folder):
   parts |= {'pytorch per_task': ('per_task', sample, few)} if 'per_task' in modes else {}
   if 'encoded' in modes:
     parts |= {'pytorch encoded, images': ('encoded', sample, few), 'pytorch encoded, tasks': ('encoded', least, small)}
-  sides = {name: turns.Side(bench, name.split()[0], 'meta_test', mode) for name, (mode, _, _) in parts.items()}
+  sides = {name: rounds.Side(bench, name.split()[0], 'meta_test', mode) for name, (mode, _, _) in parts.items()}
   asked = {name: _asked(settings, path, number) for name, (_, path, number) in parts.items()}
   records = _all(sides, asked, settings['pairs'])
   return records | _scaled(records, settings)
@@ -84,7 +84,7 @@ def _sampled(settings, bench, folder):
 def _all(sides, asked, pairs):
   for name, side in sides.items():
     side.prepare(asked[name])
-  records = turns.in_turn(sides, pairs)
+  records = rounds.in_turn(sides, pairs)
   for side in sides.values():
     side.close()
   return records
@@ -106,7 +106,7 @@ def _scaled(records, settings):
       known = np.array([[sample, settings['sample_tasks']], [least, settings['num_tasks'][0]]])
       a, b = np.linalg.solve(known, [turns['pytorch encoded, images'], turns['pytorch encoded, tasks']])
       whole[f'pytorch encoded {number}'] = images * a + number * b
-  return {name: {'turns': values.tolist(), **turns.spread(values.tolist())} for name, values in whole.items()}
+  return {name: {'turns': values.tolist(), **rounds.spread(values.tolist())} for name, values in whole.items()}
 
 
 def _sides(found, number):
@@ -118,7 +118,7 @@ def _sides(found, number):
 def _over(found, number):
   sides = _sides(found, number)
   ours = sides.get('jax encoded', {})
-  return {name: turns.ratios(record['turns'], ours['turns']) for name, record in sides.items()
+  return {name: rounds.ratios(record['turns'], ours['turns']) for name, record in sides.items()
           if name != 'jax encoded' and 'median' in record and 'median' in ours}
 
 

@@ -1,5 +1,5 @@
 """What a machine reaches in one large matrix product, against which a step is held."""
-from benchmarks import turns, workers
+from benchmarks import rounds, workers
 
 _BFLOAT16 = ('jax bfloat16', 'pytorch bf16', 'pytorch compile_bf16', 'pytorch cuda_graphs',
              'pytorch cuda_graphs_folded')
@@ -23,11 +23,11 @@ def measure(bench: workers.Bench, sizes: dict[str, int]) -> dict[str, dict[str, 
   found = {}
   size = sizes['cpu' if bench.platform == 'cpu' else 'accelerator']
   for dtype in dtypes(bench):
-    sides = {name: turns.Side(bench, name, 'peak', 'product') for name in bench.commands}
+    sides = {name: rounds.Side(bench, name, 'peak', 'product') for name in bench.commands}
     for name, side in sides.items():
       rounded = name == 'pytorch' and dtype == 'float32' and bench.platform != 'cpu'
       side.prepare({'size': size, 'dtype': 'tf32' if rounded else dtype})
-    records = turns.in_turn(sides, bench.effort.pairs)
+    records = rounds.in_turn(sides, bench.effort.pairs)
     for side in sides.values():
       side.close()
     found[dtype] = {name: 2 * size**3 / record['median'] for name, record in records.items() if 'median' in record}

@@ -95,7 +95,7 @@ def say(suite: str, row: dict, sides: dict) -> None:
   Args:
     suite: its name.
     row: what decides it.
-    sides: name -> record of `turns.in_turn`.
+    sides: name -> record of `rounds.in_turn`.
   """
   logging.info('%s %s: %s', suite, ', '.join(f'{name} {value}' for name, value in row.items()),
                ', '.join(f'{name} {seconds(record, 1e3, brief=True)} ms' for name, record in sides.items()))
@@ -115,7 +115,7 @@ def seconds(record: dict | None, scale: float = 1.0, *, brief: bool = False) -> 
   """Writes the time of a side.
 
   Args:
-    record: of `turns.in_turn`; None where there is none.
+    record: of `rounds.in_turn`; None where there is none.
     scale: 1 for seconds, 1000 for milliseconds.
     brief: leave out the spread.
 
@@ -144,7 +144,7 @@ def line(axes, name: str, points: list[tuple[float, dict]], *, scale: float = 1.
   Args:
     axes: of matplotlib.
     name: of the side.
-    points: (x, record of `turns.in_turn`).
+    points: (x, record of `rounds.in_turn`).
     scale: of the times.
     legend: what it is called; None for its name.
     **style: of the line.
@@ -180,9 +180,10 @@ def bars(axes, records: dict[str, dict], *, scale: float = 1.0, key: str = 'medi
             color=['tab:red' if name.startswith('jax') else 'tab:blue' for name in found],
             error_kw={'capsize': 2, 'linewidth': 1})
   for place, value in zip(places, values, strict=True):
-    axes.annotate(number(value), (0, place), xytext=(4, 0), textcoords='offset points', va='center', fontsize='small',
-                  color='white', fontweight='bold')
+    axes.annotate(number(value), (value, place), xytext=(8, 0), textcoords='offset points', va='center',
+                  fontsize='small')
   axes.set_yticks(places, list(found))
+  axes.margins(x=0.25)  # for the figures
   axes.grid(axis='x', alpha=0.3)
 
 

@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import networks, plan, report, turns
+from benchmarks import networks, plan, report, rounds
 
 
 def _settings(request):
@@ -35,18 +35,18 @@ def _measure(settings, bench):
       report.say('scaling', {'devices': number}, row['sides'])
   if simulated:
     notes.append('Devices are simulated on one CPU: equal results and communication mean something, speed does not.')
-  return {'rows': rows, 'simulated': simulated, 'notes': notes + turns.skipped([row['sides'] for row in rows])}
+  return {'rows': rows, 'simulated': simulated, 'notes': notes + rounds.skipped([row['sides'] for row in rows])}
 
 
 def _record(settings, bench, folder, number, simulated):
-  side = turns.Side(bench, 'jax', 'scaling', 'cycle',
+  side = rounds.Side(bench, 'jax', 'scaling', 'cycle',
                       environment={'JAX_NUM_CPU_DEVICES': str(number)} if simulated else None)
   names = ('network', 'width', 'image_size', 'classes', 'per_class', 'steps', 'meta_batch', 'way', 'shot', 'query',
            'inner_steps', 'inner_lr', 'outer_lr')
   if side.prepare({'devices': number, **{name: settings[name] for name in names}},
                   warmup=0 if simulated else None):
     side.save(os.path.join(folder, f'{number}.npz'))
-  record = turns.in_turn({'jax': side}, 0 if simulated else settings['pairs'])['jax'] | side.setup
+  record = rounds.in_turn({'jax': side}, 0 if simulated else settings['pairs'])['jax'] | side.setup
   side.close()
   if 'median' in record:
     record['tasks_per_second'] = settings['steps'] * settings['meta_batch'] / record['median']

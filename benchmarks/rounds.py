@@ -1,4 +1,4 @@
-"""Several sides that take turns: warm-up apart, then A B A B ..., so that a machine that slows down slows all of them."""
+"""Sides that take turns: warm-up apart, then A B A B ..., so that a machine that slows down slows all of them."""
 import collections
 import statistics
 import time
@@ -17,7 +17,8 @@ class Side:
     environment: variables of the worker.
   """
 
-  def __init__(self, bench: workers.Bench, side: str, measure: str, mode: str, environment: dict[str, str] | None = None):
+  def __init__(self, bench: workers.Bench, side: str, measure: str, mode: str,
+               environment: dict[str, str] | None = None):
     self._bench, self._start = bench, lambda: bench.start(side, environment)
     self._request = {'do': 'setup', 'measure': measure, 'mode': mode}
     self._worker, self.setup, self.record, self.start_seconds = None, {}, {}, None
