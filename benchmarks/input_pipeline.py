@@ -84,7 +84,8 @@ def _tables(results):
       share = record['share_of_step']
       cells.append([name, report.number(record['images_per_second']),
                     report.number(1e3 * record['median'] / settings['batches']),
-                    report.NONE if share is None else f'{report.number(100 * share)}%', report.ratio(row['over'].get(name))])
+                    report.NONE if share is None else f'{report.number(100 * share)}%',
+                    report.ratio(row['over'].get(name))])
   return [plan.Table(
       f'{settings["tasks"]} tasks of {settings["way"]}-way {settings["shot"]}-shot with {settings["query"]} queries, '
       f'{settings["image_size"]} pixels, cropped, flipped and normalised',
@@ -94,8 +95,7 @@ def _tables(results):
 def _plot(results):
   figure = Figure(figsize=(6, 2), layout='constrained')
   axes = figure.subplots()
-  report.bars(axes, results['rows'][0]['sides'], key='images_per_second')
-  axes.set_xscale('log')
+  report.bars(axes, results['rows'][0]['sides'], key='images_per_second', log=True)
   axes.set_xlabel('images per second')
   return figure
 

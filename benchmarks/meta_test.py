@@ -154,8 +154,7 @@ def _plot(results):
   rows = results['rows']
   figure = Figure(figsize=(4.5 * len(rows), 2.2), layout='constrained')
   for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
-    report.bars(axes, row['sides'])
-    axes.set_xscale('log')
+    report.bars(axes, row['sides'], log=True)
     axes.set_xlabel('seconds')
     axes.set_title(f'{row["num_tasks"]:,} tasks', fontsize='medium')
   return figure

@@ -160,7 +160,7 @@ def line(axes, name: str, points: list[tuple[float, dict]], *, scale: float = 1.
   axes.grid(alpha=0.3)
 
 
-def bars(axes, records: dict[str, dict], *, scale: float = 1.0, key: str = 'median') -> None:
+def bars(axes, records: dict[str, dict], *, scale: float = 1.0, key: str = 'median', log: bool = False) -> None:
   """Draws a bar per side with its figure beside it; sides without one are left out.
 
   Args:
@@ -168,6 +168,7 @@ def bars(axes, records: dict[str, dict], *, scale: float = 1.0, key: str = 'medi
     records: name -> record with `key`, and `min` and `max` where that is 'median'.
     scale: of the figures.
     key: what is drawn.
+    log: logarithmic axis.
   """
   found = {name: record for name, record in records.items() if record.get(key) is not None}
   values = scale * np.array([record[key] for record in found.values()])
@@ -184,6 +185,9 @@ def bars(axes, records: dict[str, dict], *, scale: float = 1.0, key: str = 'medi
                   fontsize='small')
   axes.set_yticks(places, list(found))
   axes.margins(x=0.25)  # for the figures
+  if log and len(values):
+    axes.set_xscale('log')
+    axes.set_xlim(left=values.min() / 10)
   axes.grid(axis='x', alpha=0.3)
 
 

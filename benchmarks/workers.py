@@ -21,7 +21,7 @@ _END_SECONDS = 5
 _SHARED = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}  # a GPU is there for both sides
 
 
-class WorkerError(RuntimeError):
+class WorkerError(ChildProcessError):
   """A worker cannot do what it was asked for; one line says why."""
 
 

@@ -1,4 +1,4 @@
-"""Counts of operations and bytes against counts by hand, against the networks themselves, and against XLA's own count."""
+"""Counts of operations and bytes against counts by hand, against the networks themselves, and against XLA's count."""
 import functools
 
 import jax
