@@ -55,13 +55,14 @@ def run():
   # What is not at its default goes into the name, so that other settings have a directory of their own.
   given = [f'{flag}{flags.FLAGS[flag].value}' for flag in
            ('seed', 'query', 'inner_lr', 'test_inner_steps', 'batch_stats', 'flip_support', 'inner', 'feature_norm',
-            'mirror_features', 'temperature', 'center_crop', 'baseline')
+            'mirror_features', 'temperature', 'compute_dtype', 'center_crop', 'baseline')
            if flags.FLAGS[flag].present]
   name = '_'.join([name, *given])
   workdir = options.WORKDIR.value or os.path.join(CHECKPOINT.value, 'meta_test', name)
   results = runs.meta_test_run(options.load_dataset(), checkpoint=CHECKPOINT.value, config=config, split=SPLIT.value,
                                protocol=PROTOCOL.value, seed=options.SEED.value, workdir=workdir,
-                               baseline=BASELINE.value, readout=options.readout(), images=options.IMAGES.value,
+                               baseline=BASELINE.value, readout=options.readout(),
+                               compute_dtype=options.COMPUTE_DTYPE.value, images=options.IMAGES.value,
                                layout=machines.layout())
   rows = [(results['method'], results['accuracy'], results['ci95'])]
   if 'baselines' in results:

@@ -15,6 +15,8 @@ STEPS = flags.DEFINE_integer('steps', 1000, 'Outer steps, rounded up to whole cy
                              lower_bound=1)
 QUERY = flags.DEFINE_integer('query', 15, 'Query images per class (Q).', lower_bound=1)
 META_BATCH = flags.DEFINE_integer('meta_batch', 2, 'Tasks per outer step.', lower_bound=1)
+TASKS_AT_ONCE = flags.DEFINE_integer('tasks_at_once', 0, 'Tasks of a meta-batch that are in memory at a time, at most, '
+                                     'on each device; their gradients add up. 0: all of them.', lower_bound=0)
 HARD = flags.DEFINE_bool('hard_tasks', True, 'Compose hard tasks of the classes that failed (HT meta-batch).')
 NUM_ORDINARY = flags.DEFINE_integer('num_ordinary_tasks', 20, 'Ordinary tasks of a cycle (K).', lower_bound=1)
 NUM_HARD = flags.DEFINE_integer('num_hard_tasks', 10, "Hard tasks of a cycle (K').", lower_bound=1)
@@ -69,7 +71,8 @@ def config(dataset):
   """
   return MetaTrainConfig(
       steps=STEPS.value, way=options.WAY.value, shot=options.SHOT.value, query=QUERY.value,
-      meta_batch=META_BATCH.value, ordinary_tasks=NUM_ORDINARY.value, hard_tasks=NUM_HARD.value if HARD.value else 0,
+      meta_batch=META_BATCH.value, tasks_at_once=TASKS_AT_ONCE.value, ordinary_tasks=NUM_ORDINARY.value,
+      hard_tasks=NUM_HARD.value if HARD.value else 0,
       inner_lr=INNER_LR.value, inner_steps=INNER_STEPS.value, gradient_order=GRADIENT_ORDER.value,
       outer_lr=OUTER_LR.value, outer_lr_halving=OUTER_LR_HALVING.value, outer_lr_floor=OUTER_LR_FLOOR.value,
       learn=LEARN.value, scope=SCOPE.value, learn_norm=LEARN_NORM.value, learn_classifier=LEARN_CLASSIFIER.value,
@@ -94,8 +97,8 @@ def run():
   results = runs.meta_train_run(dataset, pretrained=PRETRAINED.value, config=settings, backbone=backbone,
                                 validation=options.validation(INNER_LR.value).like(settings),
                                 seed=options.SEED.value, workdir=options.WORKDIR.value,
-                                readout=options.readout(), images=options.IMAGES.value,
-                                layout=machines.layout(), profile=machines.PROFILE.value)
+                                readout=options.readout(), compute_dtype=options.COMPUTE_DTYPE.value,
+                                images=options.IMAGES.value, layout=machines.layout(), profile=machines.PROFILE.value)
   print(f'meta-trained on {dataset.name}: {settings.way}-way {settings.shot}-shot accuracy '
         f'{100 * results["validation_accuracy"]:.2f}% on validation classes at step {results["best_step"]}, '
         f'{results["seconds"]:.0f} s')

@@ -36,6 +36,9 @@ FEATURE_NORM = flags.DEFINE_enum('feature_norm', None, list(backbones.NORMS), 'L
                                  'tasks see: as it is (none), or one for all (l2). By default as in the run before.')
 MIRROR = flags.DEFINE_bool('mirror_features', None, 'Average the features of an image, in tasks, with those of its '
                            'mirror image. By default as in the run before.')
+COMPUTE_DTYPE = flags.DEFINE_string('compute_dtype', None, 'Of convolutions: float32 or bfloat16; parameters, '
+                                    'statistics, inner loop and loss are float32 either way. By default as in the run '
+                                    'before, and float32 in pre-training.')
 TEMPERATURE = flags.DEFINE_float('temperature', None, 'With --feature_norm=l2: that length, 10 unless given.',
                                  lower_bound=0.0)
 

@@ -13,7 +13,6 @@ BACKBONE = flags.DEFINE_string('backbone', 'conv4', f'Network: one of {", ".join
 WIDTH = flags.DEFINE_integer('width', None, 'Channels of its first block; by default as published.', lower_bound=1)
 NORM_AFFINE = flags.DEFINE_bool('norm_affine', None, 'Give batch norm a trained scale and offset (or none, by '
                                 '--nonorm_affine); by default as published for the network.')
-COMPUTE_DTYPE = flags.DEFINE_string('compute_dtype', 'float32', 'Of convolutions: float32 or bfloat16.')
 STEPS = flags.DEFINE_integer('steps', 5000, 'Optimizer steps, rounded up to whole calls.', lower_bound=1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'Images per step.', lower_bound=2)
 LR = flags.DEFINE_float('lr', 0.1, 'First learning rate of SGD; it falls to zero along a cosine.', lower_bound=0.0)
@@ -42,7 +41,7 @@ flags.mark_flag_as_required('workdir')
 
 def run():
   """Runs the phase that the flags describe."""
-  backbone = {'name': BACKBONE.value, 'width': WIDTH.value, 'compute_dtype': COMPUTE_DTYPE.value}
+  backbone = {'name': BACKBONE.value, 'width': WIDTH.value, 'compute_dtype': options.COMPUTE_DTYPE.value or 'float32'}
   if NORM_AFFINE.value is not None:
     backbone['norm_affine'] = NORM_AFFINE.value
   backbones.create(image_shape=(32, 32, 3), **backbone)  # an unknown name fails before data is read

@@ -50,7 +50,7 @@ def start(run: Callable[[], None]) -> None:
         _stop(f'lost another process of this run ({" ".join(str(error).split())[:200]}); start the same command again '
               'in all processes to resume', 1)
       _stop(f'{" ".join(str(error).split())[:200] or "out of memory"}; if memory ran out, choose a smaller '
-            '--batch_size, --meta_batch or --image_size, or give --images=host', 1)
+            '--batch_size, --tasks_at_once or --image_size, or give --images=host', 1)
     except KeyboardInterrupt:
       _stop('interrupted; start the same command again to resume', 130)
     except Exception:

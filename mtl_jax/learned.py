@@ -22,7 +22,7 @@ class Learned(NamedTuple):
 
 
 def load(workdir: str, image_shape: tuple[int, int, int], backbone: dict | None = None,
-         readout: dict | None = None) -> Learned:
+         readout: dict | None = None, compute_dtype: str | None = None) -> Learned:
   """Reads what a finished pre-training or meta-training has learned.
 
   Args:
@@ -30,9 +30,10 @@ def load(workdir: str, image_shape: tuple[int, int, int], backbone: dict | None 
     image_shape: (H, W, C) of the images that it will be used on.
     backbone: options of `backbones.create` to expect; None takes those of the run.
     readout: options of `backbones.read_out` that differ from those of the run.
+    compute_dtype: of convolutions, if not that of the run.
 
   Returns:
-    A Learned, with what was used in `settings['readout']`.
+    A Learned, with what was used in `settings['readout']` and `settings['backbone']`.
 
   Raises:
     FileNotFoundError: no such directory, or the run in it is not finished.
@@ -42,7 +43,8 @@ def load(workdir: str, image_shape: tuple[int, int, int], backbone: dict | None 
   if list(image_shape) != settings['image_shape']:
     raise ValueError(f'expected images of shape {tuple(settings["image_shape"])}, as {workdir} was trained on, '
                      f'got {tuple(image_shape)}; choose another --image_size, --center_crop or --dataset')
-  settings = settings | {'readout': settings.get('readout', {}) | (readout or {})}
+  settings = settings | {'readout': settings.get('readout', {}) | (readout or {}),
+                         'backbone': settings['backbone'] | ({'compute_dtype': compute_dtype} if compute_dtype else {})}
   network = backbones.read_out(backbones.create(image_shape=image_shape, **settings['backbone'] | (backbone or {})),
                                **settings['readout'])
   like = jax.eval_shape(network.init, jax.random.key(0))

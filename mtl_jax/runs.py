@@ -85,7 +85,8 @@ def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainC
 
 def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.MetaTrainConfig, validation: Validation,
                    seed: int, workdir: str, backbone: dict | None = None, readout: dict | None = None,
-                   images: str = 'auto', layout: devices.Layout | None = None, profile: str | None = None) -> dict:
+                   compute_dtype: str | None = None, images: str = 'auto', layout: devices.Layout | None = None,
+                   profile: str | None = None) -> dict:
   """Meta-learns Φ_S and θ over a pre-trained backbone (phase 2).
 
   Args:
@@ -97,6 +98,7 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
     workdir: claimed for this run; receives a copy of the backbone, so that it stands alone.
     backbone: options of `backbones.create` that `pretrained` must match; None takes those it has.
     readout: options of `backbones.read_out` that differ from those of `pretrained`.
+    compute_dtype: of convolutions, if not that of `pretrained`.
     images: where they stay, as `placement.on_host` has it; the same tasks either way.
     layout: of the devices, over which the tasks of a meta-batch are spread; None: one.
     profile: folder for a trace, as in `training.fit`.
@@ -111,7 +113,7 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
     FloatingPointError: the loss is no longer finite.
     OSError: something could not be written.
   """
-  learned = load(pretrained, dataset.train.images.shape[1:], backbone, readout)
+  learned = load(pretrained, dataset.train.images.shape[1:], backbone, readout, compute_dtype)
   episodes.check(dataset.train, way=config.way, shot=config.shot, query=config.query, split='train')
   check_validation(dataset, validation)
   meta_train.check(learned.backbone, learned.backbone_vars, config)
@@ -147,7 +149,7 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
 
 def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTestConfig, split: str, protocol: str,
                   seed: int, workdir: str, baseline: bool = True, readout: dict | None = None,
-                  images: str = 'auto', layout: devices.Layout | None = None) -> dict:
+                  compute_dtype: str | None = None, images: str = 'auto', layout: devices.Layout | None = None) -> dict:
   """Scores a finished run on fixed, seeded tasks of unseen classes (phase 3).
 
   Args:
@@ -160,6 +162,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
     workdir: claimed for this run.
     baseline: also score, on the same tasks, the pre-trained backbone without meta-learning (update θ).
     readout: options of `backbones.read_out` that differ from those of `checkpoint`.
+    compute_dtype: of convolutions, if not that of `checkpoint`.
     images: where they stay, as `placement.on_host` has it; the same tasks either way.
     layout: of the devices, over which the tasks are spread; None: one.
 
@@ -171,7 +174,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
     FileNotFoundError: `checkpoint` is not there.
     OSError: something could not be written.
   """
-  learned = load(checkpoint, dataset.train.images.shape[1:], readout=readout)
+  learned = load(checkpoint, dataset.train.images.shape[1:], readout=readout, compute_dtype=compute_dtype)
   pool = getattr(dataset, split)
   episodes.check(pool, way=config.way, shot=config.shot, query=config.query, split=split)
   check_statistics(checkpoint, learned.settings, config.batch_stats_mode)

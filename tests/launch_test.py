@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -109,6 +110,22 @@ def test_images_on_the_host_end_the_same(meta_tested, tmp_path):
                       for key, value in other.items()}
   np.testing.assert_array_equal(np.load(tmp_path / 'meta_test' / 'accuracies.npy'),
                                 np.load(meta_tested / 'accuracies.npy'))
+
+
+def test_bfloat16_over_a_float32_pretraining(tmp_path):
+  run = tmp_path / 'half'
+  tiny_runs.finished('meta_train', f'--pretrained={tiny_runs.pretrained()}', f'--workdir={run}',
+                     '--compute_dtype=bfloat16')
+  settings = json.loads((run / 'settings.json').read_text())
+  assert settings['backbone']['compute_dtype'] == 'bfloat16'
+  assert settings['pretrained']['backbone']['compute_dtype'] == 'bfloat16'  # as it was used
+  assert json.loads((tiny_runs.pretrained() / 'settings.json').read_text())['backbone']['compute_dtype'] == 'float32'
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(checkpoints.load_tree(run / 'meta_params'))} == {'float32'}
+  found = {dtype: tmp_path / dtype for dtype in ('bfloat16', 'float32')}
+  tiny_runs.finished('meta_test', f'--checkpoint={run}', f'--workdir={found["bfloat16"]}')  # as in the run before
+  tiny_runs.finished('meta_test', f'--checkpoint={run}', f'--workdir={found["float32"]}', '--compute_dtype=float32')
+  accuracies = {dtype: np.load(folder / 'accuracies.npy') for dtype, folder in found.items()}
+  assert np.abs(accuracies['bfloat16'].mean() - accuracies['float32'].mean()) < 0.2
 
 
 def test_quickstart_end_to_end(tmp_path):

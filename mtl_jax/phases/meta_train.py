@@ -2,6 +2,7 @@
 
 What the outer loop learns is `mtl_jax.learnable`'s business; the default is the paper's: Φ_S of all layers, and θ.
 """
+import functools
 import warnings
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ class MetaTrainConfig(NamedTuple):
   shot: int = 1
   query: int = 15
   meta_batch: int = 2            # tasks per outer step
+  tasks_at_once: int = 0         # how many of these, at most, are in memory at a time on a device; 0: all
   ordinary_tasks: int = 20       # K, ordinary tasks of one cycle
   hard_tasks: int = 10           # K', hard tasks of one cycle; 0 switches them off
   inner_lr: float = 0.01
@@ -54,13 +56,14 @@ def steps_per_cycle(config: MetaTrainConfig) -> int:
     A number of outer steps.
 
   Raises:
-    ValueError: K or K' is no multiple of the meta-batch, or out of range.
+    ValueError: K or K' is no multiple of the meta-batch, or a number is out of range.
   """
-  for name, least in (('meta_batch', 1), ('ordinary_tasks', config.meta_batch), ('hard_tasks', 0)):
+  for name, least in (('meta_batch', 1), ('ordinary_tasks', config.meta_batch), ('hard_tasks', 0),
+                      ('tasks_at_once', 0)):
     value = getattr(config, name)
     if value < least:
       raise ValueError(f'expected {name} of at least {least}, got {value}')
-    if value % config.meta_batch:
+    if name.endswith('_tasks') and value % config.meta_batch:
       raise ValueError(f'expected {name} to be a multiple of meta_batch = {config.meta_batch}, got {value}')
   return (config.ordinary_tasks + config.hard_tasks) // config.meta_batch
 
@@ -198,14 +201,34 @@ def outer_step(state: MetaState, backbone_vars: BackboneVars, tasks: Episode, *,
 
   References: Sun et al., CVPR 2019, section 4.2, equations 3-4.
   """
-  (loss, logits), gradient = jax.value_and_grad(outer_loss, has_aux=True)(
-      state.meta_params, backbone_vars, tasks, backbone=backbone, config=config)
+  (loss, logits), gradient = _value_and_gradient(state.meta_params, backbone_vars, tasks, backbone, config)
   failed = jax.vmap(hard_tasks.failure_class)(logits, tasks.query_labels, tasks.class_ids)
   accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == tasks.query_labels)
   (gradient, loss, accuracy), failed = devices.meet((gradient, loss, accuracy), failed, layout)
   updates, opt_state = make_optimizer(config).update(gradient, state.opt_state)
   state = MetaState(state.step + 1, optax.apply_updates(state.meta_params, updates), opt_state)
   return state, {'loss': loss, 'accuracy': accuracy}, failed
+
+
+def _value_and_gradient(meta_params, backbone_vars, tasks, backbone, config):
+  """Those of `outer_loss`; in parts of the meta-batch whose gradients add up, so that activations are those of one."""
+  value_and_grad = jax.value_and_grad(functools.partial(outer_loss, backbone=backbone, config=config), has_aux=True)
+  num_tasks = tasks.class_ids.shape[0]
+  most = config.tasks_at_once or num_tasks
+  at_once = max(n for n in range(1, num_tasks + 1) if n <= most and num_tasks % n == 0)
+  if at_once == num_tasks:
+    return value_and_grad(meta_params, backbone_vars, tasks)
+
+  def add(total, part):
+    (loss, logits), gradient = value_and_grad(meta_params, backbone_vars, part)
+    return jax.tree.map(jnp.add, total, (loss, gradient)), logits
+
+  parts = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), tasks)
+  (loss, _), gradient = jax.eval_shape(value_and_grad, meta_params, backbone_vars, jax.tree.map(lambda x: x[0], parts))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, gradient))
+  (loss, gradient), logits = jax.lax.scan(add, zeros, parts)
+  loss, gradient = jax.tree.map(lambda x: x * (at_once / num_tasks), (loss, gradient))
+  return (loss, logits.reshape(num_tasks, *logits.shape[2:])), gradient
 
 
 def step_on(state: MetaState, failures: jax.Array, tasks: Episode, root_key: jax.Array, backbone_vars: BackboneVars,

@@ -4,9 +4,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from mtl_jax import in_memory, inner_loop, runs, scale_shift
+from mtl_jax import hard_tasks, in_memory, inner_loop, runs, scale_shift
 from mtl_jax.phases import meta_train, pretrain
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, Episode, MetaParams, MetaState
 from tests.golden import meta_step
@@ -104,6 +105,31 @@ def test_outer_loss_is_the_mean_over_tasks():
   each = [float(jitted(meta_params, variables, jax.tree.map(lambda x, i=i: x[i:i + 1], tasks))[0]) for i in range(3)]
   assert max(each) - min(each) > 1e-3
   np.testing.assert_allclose(jitted(meta_params, variables, tasks)[0], np.mean(each), rtol=1e-5)
+
+
+@pytest.mark.parametrize('tasks_at_once, part', [(1, 1), (4, 3)])
+def test_a_step_in_parts_of_the_meta_batch_is_the_step(tasks_at_once, part, monkeypatch):
+  sizes, original = [], meta_train.outer_loss
+  monkeypatch.setattr(meta_train, 'make_optimizer', lambda config: optax.sgd(1.0))  # the step is minus the gradient
+  with jax.enable_x64(True):
+    meta_params, variables, tasks = jax.tree.map(jnp.asarray, smooth_problem(num_tasks=6))
+    config = CONFIG._replace(way=3, tasks_at_once=tasks_at_once)
+    value_and_grad = jax.jit(jax.value_and_grad(
+        functools.partial(original, backbone=SMOOTH, config=config), has_aux=True))
+    (loss, logits), gradient = jax.tree.map(np.asarray, value_and_grad(meta_params, variables, tasks))
+    monkeypatch.setattr(meta_train, 'outer_loss', lambda p, v, part, **options: (
+        sizes.append(len(part.class_ids)), original(p, v, part, **options))[1])
+    state = MetaState(jnp.zeros((), jnp.int32), meta_params, meta_train.make_optimizer(config).init(meta_params))
+    step = jax.jit(functools.partial(meta_train.outer_step, backbone=SMOOTH, config=config))
+    after, metrics, failed = jax.tree.map(np.asarray, step(state, variables, tasks))
+  assert set(sizes) == {part}
+  np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-12)
+  jax.tree.map(lambda old, new, g: np.testing.assert_allclose(old - new, g, rtol=1e-9, atol=1e-14),
+               smooth_problem(num_tasks=6)[0], after.meta_params, gradient)
+  labels, class_ids = np.asarray(tasks.query_labels), np.asarray(tasks.class_ids)
+  np.testing.assert_allclose(metrics['accuracy'], np.mean(np.argmax(logits, -1) == labels))
+  expected = [hard_tasks.failure_class(*each) for each in zip(logits, labels, class_ids, strict=True)]
+  np.testing.assert_array_equal(failed, expected)
 
 
 # --- One outer step of the real network. ---
@@ -329,6 +355,7 @@ def test_drawn_tasks_are_augmented_and_normalised_images_of_their_classes():
     ({'hard_tasks': 3}, 'hard_tasks to be a multiple of meta_batch = 2, got 3'),
     ({'hard_tasks': -2}, 'hard_tasks of at least 0, got -2'),
     ({'ordinary_tasks': 0}, 'ordinary_tasks of at least 2, got 0'),
+    ({'tasks_at_once': -1}, 'tasks_at_once of at least 0, got -1'),
     ({'meta_batch': 0}, 'meta_batch of at least 1, got 0')])
 def test_steps_per_cycle_refuses(settings, message):
   with pytest.raises(ValueError, match=message):
