@@ -61,8 +61,8 @@ def _meta_step(mode, settings):
   theta = jax.tree.map(lambda x: x.astype(tasks.query_images.dtype), base_learner.init(backbone.feature_dim, way))
   config = meta_train.MetaTrainConfig(
       way=way, shot=tasks.support_labels.shape[1] // way, query=tasks.query_labels.shape[1] // way,
-      meta_batch=len(tasks.class_ids), tasks_at_once=int(mode == 'one_task'),
-      inner_steps=settings['inner_steps'], inner_lr=settings['inner_lr'], outer_lr=settings['outer_lr'], gradient_order=settings['order'])
+      meta_batch=len(tasks.class_ids), tasks_at_once=int(mode == 'one_task'), inner_steps=settings['inner_steps'],
+      inner_lr=settings['inner_lr'], outer_lr=settings['outer_lr'], gradient_order=settings['order'])
   meta_params = MetaParams(phi, {}, theta, {})
   state = MetaState(jnp.zeros((), jnp.int32), meta_params, meta_train.make_optimizer(config).init(meta_params))
   return _stepping(state, *jax.device_put((frozen, tasks)), backbone=backbone, config=config)
