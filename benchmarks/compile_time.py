@@ -134,6 +134,9 @@ def _plot(results):
         report.line(axes, name, [(row['steps'], row['sides'][end]) for row in rows], linestyle=style,
                     legend=f'{name}, {end}')
     axes.set_title(title, fontsize='medium')
+    axes.set_xscale('log')
+    axes.set_xticks(results['settings']['steps'], [str(number) for number in results['settings']['steps']])
+    axes.minorticks_off()
   report.label(figure, panels, 'inner steps', 'seconds to compile')
   return figure
 

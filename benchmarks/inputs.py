@@ -95,7 +95,16 @@ def features(*, tasks: int, way: int, support: int, query: int, dim: int, seed: 
 
 
 def labels(tasks: int, way: int, per_class: int) -> np.ndarray:
-  """Gives the labels of tasks, class after class: int32 [tasks, way * per_class]."""
+  """Gives the labels of tasks, class after class.
+
+  Args:
+    tasks: how many.
+    way: N.
+    per_class: images of each class.
+
+  Returns:
+    int32 [tasks, way * per_class].
+  """
   return np.tile(np.repeat(np.arange(way, dtype=np.int32), per_class), (tasks, 1))
 
 

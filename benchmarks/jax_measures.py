@@ -105,7 +105,20 @@ def _inner_loop(mode, settings):
 
 def adapt_unrolled(theta: BaseLearner, support: jax.Array, labels: jax.Array, query: jax.Array, *, inner_lr: float,
                    num_steps: int, gradient_order: str) -> AdaptResult:
-  """`base_learner.adapt_primal` as a Python loop, of which every step is compiled; arguments and result are its own."""
+  """Adapts as `base_learner.adapt_primal` does, by a Python loop of which every step is compiled.
+
+  Args:
+    theta: θ, kernel [d, N] and bias [N].
+    support: features [n, d].
+    labels: int [n].
+    query: features [m, d].
+    inner_lr: α.
+    num_steps: T.
+    gradient_order: 'second' or 'first'.
+
+  Returns:
+    AdaptResult.
+  """
   adapted, losses = theta, []
   for _ in range(num_steps):
     loss, gradient = jax.value_and_grad(

@@ -6,7 +6,14 @@ _BFLOAT16 = ('jax bfloat16', 'pytorch bf16', 'pytorch compile_bf16', 'pytorch cu
 
 
 def dtypes(bench: workers.Bench) -> tuple[str, ...]:
-  """Names the types that this library computes in on this machine: on a CPU float32 alone."""
+  """Names the types that this library computes in on this machine: on a CPU float32 alone.
+
+  Args:
+    bench: starts workers.
+
+  Returns:
+    Names of types.
+  """
   return ('float32',) if bench.platform == 'cpu' else ('float32', 'bfloat16')
 
 
@@ -49,6 +56,13 @@ def of(name: str, found: dict[str, dict[str, float]]) -> float:
 
 
 def notes(found: dict[str, dict[str, float]]) -> list[str]:
-  """Tells the peaks in lines."""
+  """Tells the peaks in lines.
+
+  Args:
+    found: as `measure` gives it.
+
+  Returns:
+    Lines.
+  """
   return [f'Matrix product, {dtype}: ' + ', '.join(f'{side} {value / 1e9:,.0f} GFLOP/s' for side, value in of.items()) +
           '; a share of the peak is of the higher one.' for dtype, of in found.items() if of]

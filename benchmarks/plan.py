@@ -74,5 +74,12 @@ def torch_modes(settings: dict, modes: tuple[str, ...]) -> list[str]:
 
 
 def without_pytorch(settings: dict) -> list[str]:
-  """A note where a side is missing."""
+  """Says that a side is missing.
+
+  Args:
+    settings: of a suite.
+
+  Returns:
+    A line, or none.
+  """
   return [] if settings['pytorch'] else ['PyTorch is not installed in --torch_python: its columns are left out.']

@@ -81,7 +81,14 @@ def join(out: str, names: list[str]) -> str:
 
 
 def about(results: dict) -> list[str]:
-  """Describes machine, sides and date in lines."""
+  """Describes machine, sides and date in lines.
+
+  Args:
+    results: as in `write`.
+
+  Returns:
+    Lines.
+  """
   lines = [f'{results["machine"]}; {results["date"]}; {results["settings"]["pairs"]} rounds']
   for side, described in results['workers'].items():
     versions = ', '.join(f'{package} {version}' for package, version in described['versions'].items())
@@ -104,7 +111,14 @@ def say(suite: str, row: dict, sides: dict) -> None:
 # --- Cells. ---
 
 def number(value: float) -> str:
-  """Writes a number with three digits that count: '0.0123', '4.56', '1,234'."""
+  """Writes a number with three digits that count.
+
+  Args:
+    value: any.
+
+  Returns:
+    Such as '0.0123', '4.56', '1,234'.
+  """
   if value == 0 or not np.isfinite(value):
     return f'{value:g}'
   digits = max(0, 2 - int(np.floor(np.log10(abs(value)))))
@@ -131,7 +145,14 @@ def seconds(record: dict | None, scale: float = 1.0, *, brief: bool = False) -> 
 
 
 def ratio(found: dict | None) -> str:
-  """Writes a quotient of two sides: '12.3 (11.9-12.8)'."""
+  """Writes a quotient of two sides.
+
+  Args:
+    found: of `rounds.ratios`; None where there is none.
+
+  Returns:
+    Such as '12.3 (11.9-12.8)'.
+  """
   return seconds(found)
 
 
@@ -173,21 +194,21 @@ def bars(axes, records: dict[str, dict], *, scale: float = 1.0, key: str = 'medi
   found = {name: record for name, record in records.items() if record.get(key) is not None}
   values = scale * np.array([record[key] for record in found.values()])
   places = np.arange(len(found))[::-1]
-  spread = None
+  spread, ends = None, values
   if key == 'median':
-    low, high = (scale * np.array([record[end] for record in found.values()]) for end in ('min', 'max'))
-    spread = (values - low, high - values)
+    low, ends = (scale * np.array([record[end] for record in found.values()]) for end in ('min', 'max'))
+    spread = (values - low, ends - values)
   axes.barh(places, values, xerr=spread, height=0.7,
             color=['tab:red' if name.startswith('jax') else 'tab:blue' for name in found],
             error_kw={'capsize': 2, 'linewidth': 1})
-  for place, value in zip(places, values, strict=True):
-    axes.annotate(number(value), (value, place), xytext=(8, 0), textcoords='offset points', va='center',
+  for place, value, end in zip(places, values, ends, strict=True):
+    axes.annotate(number(value), (end, place), xytext=(4, 0), textcoords='offset points', va='center',
                   fontsize='small')
   axes.set_yticks(places, list(found))
   axes.margins(x=0.25)  # for the figures
   if log and len(values):
     axes.set_xscale('log')
-    axes.set_xlim(left=values.min() / 10)
+    axes.set_xlim(values.min() / 10, values.max() * 5)
   axes.grid(axis='x', alpha=0.3)
 
 

@@ -93,7 +93,7 @@ def _plot(results):
   left.plot([row['devices'] for row in several], [row['median_difference'] for row in several], 'o--',
             color='tab:orange', label='median')
   left.set_yscale('symlog', linthresh=1e-9)
-  left.set_ylabel('difference of parameters to one device')
+  left.set_ylabel('difference to one device')
   left.legend()
   key, name = (('reduced_bytes', 'MB reduced per step') if results['simulated'] else
                ('tasks_per_second', 'tasks per second'))
