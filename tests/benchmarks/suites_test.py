@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import compile_time, inputs, plan, report, rounds, workers
 from launch import benchmark
-from tests.benchmarks import BenchInProcess, InProcess
+from tests.benchmarks.in_process import BenchInProcess, InProcess
 
 REQUEST = plan.Request(size='smoke', pairs=2)
 CALL = 'python -m launch.benchmark --suite=all --out=DIR'

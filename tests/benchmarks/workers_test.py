@@ -5,7 +5,7 @@ import time
 import pytest
 
 from benchmarks import rounds, workers
-from tests.benchmarks import scripted
+from tests.benchmarks.in_process import scripted
 
 # Seconds of each run: the first compiles, one warms up, then the rounds.
 TIMES = '''
