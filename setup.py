@@ -16,5 +16,6 @@ setuptools.setup(
     package_data={'launch': ['presets/*.flags', 'presets/ablation/*.flags']},
     python_requires='>=3.11',
     install_requires=(HERE / 'requirements.txt').read_text(encoding='utf-8').split(),
-    extras_require={'test': ['pytest>=8.0', 'pytest-xdist>=3.6', 'hypothesis>=6.100', 'ruff>=0.17,<0.18']},
+    extras_require={'test': ['pytest>=8.0', 'pytest-xdist>=3.6', 'hypothesis>=6.100', 'ruff>=0.17,<0.18'],
+                    'benchmark': ['torch>=2.6']},  # to be measured against
 )
