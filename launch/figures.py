@@ -78,14 +78,22 @@ def write(workdir: str, jobs: list) -> dict:
     figure = plot(curves, f'SS[Θ;θ], 5-way {shot}-shot, ' + (f'{seeds} seeds (band: all of them)' if seeds > 1 else
                                                            '1 seed'))
     for ending in ('png', 'svg'):
-      workdirs.write_file(workdir, f'curves_{shot}shot.{ending}', _encoded(figure, ending))
+      workdirs.write_file(workdir, f'curves_{shot}shot.{ending}', encode(figure, ending))
     drawn[str(shot)] = curves
   return drawn
 
 
-def _encoded(figure, ending):
+def encode(figure: Figure, ending: str) -> bytes:
+  """Gives the content of a file; without date and random ids the same figure gives the same.
+
+  Args:
+    figure: to be drawn.
+    ending: 'png' or 'svg'.
+
+  Returns:
+    Bytes.
+  """
   content = io.BytesIO()
-  # Without date and random ids the same curves give the same file.
   with matplotlib.rc_context({'svg.hashsalt': 'mtl_jax'}):
     figure.savefig(content, format=ending, dpi=150, metadata={'Date': None} if ending == 'svg' else None)
   return content.getvalue()

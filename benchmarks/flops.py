@@ -1,0 +1,115 @@
+"""What a meta-step must compute and move at least: multiply-adds and bytes, counted from the shapes of the network.
+
+A convolution has three passes: forward; gradient to its input, save where that is the image; gradient to its kernel,
+where scale and shift act on it. Each takes rows * columns * c_in * c_out multiply-adds per output pixel (padding
+counted in), and touches two maps, its input's and its output's. Batch norm, activations and pooling are left out, as
+fused into these passes.
+"""
+from typing import NamedTuple
+
+from benchmarks import networks
+
+
+class Count(NamedTuple):
+  """Multiply-adds of one meta-step, over all its tasks."""
+  forward: int
+  to_inputs: int   # gradients to the inputs of convolutions
+  to_kernels: int  # gradients to their kernels, from which those of the scales follow
+  inner_loop: int  # base-learner in dual form, with its gradient
+
+  @property
+  def flops(self) -> int:
+    """Floating-point operations: two per multiply-add."""
+    return 2 * sum(self)
+
+
+def meta_step(network: str, image_size: int, *, tasks: int, way: int, shot: int, query: int, inner_steps: int,
+              width: int | None = None) -> Count:
+  """Counts the multiply-adds of value and gradient of the outer loss.
+
+  Args:
+    network: one of `networks.NAMES`.
+    image_size: side of the images, pixels.
+    tasks: of the meta-batch.
+    way: N.
+    shot: K.
+    query: Q, per class.
+    inner_steps: T.
+    width: channels of the first block; None as published.
+
+  Returns:
+    A Count.
+  """
+  found = networks.layers(network, image_size, width)
+  images = tasks * way * (shot + query)
+  features = networks.FEATURES[network] * (width or networks.WIDTHS[network])
+  return Count(
+      images * sum(map(_pass, found)),
+      images * sum(_pass(layer) for layer in found if not layer.reads_image),
+      images * sum(_pass(layer) for layer in found if layer.scaled),
+      tasks * inner_loop(way * shot, way * query, features, way, inner_steps))
+
+
+def inner_loop(support: int, query: int, features: int, way: int, steps: int) -> int:
+  """Counts the multiply-adds of the dual inner loop of one task, with its second-order gradient.
+
+  Products of features (G, H and the first logits) and one product [n, n] x [n, N] per step; a product has a gradient to
+  each of its two factors, so value and gradient are three times the value.
+
+  Args:
+    support: n, support images.
+    query: m, query images.
+    features: d.
+    way: N.
+    steps: T.
+
+  Returns:
+    Multiply-adds.
+  """
+  products = (support + query) * features * (support + way) + query * support * way
+  return 3 * (products + steps * support * support * way)
+
+
+def map_bytes(network: str, image_size: int, images: int, *, width: int | None = None, value_bytes: int = 4) -> int:
+  """Counts the bytes that the passes of all convolutions must move: each touches one input map and one output map.
+
+  Args:
+    network: one of `networks.NAMES`.
+    image_size: side of the images, pixels.
+    images: of the meta-step.
+    width: channels of the first block; None as published.
+    value_bytes: of one value, 4 or 2.
+
+  Returns:
+    Bytes. Kernels are left out; they are small beside the maps of many images.
+  """
+  total = 0
+  for layer in networks.layers(network, image_size, width):
+    maps = layer.side_in**2 * layer.kernel[2] + layer.side_out**2 * layer.kernel[3]
+    total += maps * (1 + (not layer.reads_image) + layer.scaled)
+  return total * images * value_bytes
+
+
+def kept_bytes(network: str, image_size: int, images: int, *, width: int | None = None, value_bytes: int = 4) -> int:
+  """Counts the bytes that wait for the backward pass: the input of each scaled convolution but the image.
+
+  Args:
+    network: one of `networks.NAMES`.
+    image_size: side of the images, pixels.
+    images: of the meta-step.
+    width: channels of the first block; None as published.
+    value_bytes: of one value, 4 or 2.
+
+  Returns:
+    Bytes; what the activations keep is the same map where they are told from their output, as leaky ReLU may be.
+  """
+  inputs = [layer for layer in networks.layers(network, image_size, width) if layer.scaled and not layer.reads_image]
+  # A shortcut and the convolution beside it read the same map.
+  distinct = {(layer.path.rpartition('/')[0], layer.path.endswith('conv2'), layer.path.endswith('conv3')): layer
+              for layer in inputs}
+  return sum(layer.side_in**2 * layer.kernel[2] for layer in distinct.values()) * images * value_bytes
+
+
+def _pass(layer):
+  rows, columns, c_in, c_out = layer.kernel
+  return layer.side_out**2 * rows * columns * c_in * c_out

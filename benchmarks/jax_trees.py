@@ -1,0 +1,85 @@
+"""Between the flat files of README.md and the trees of this library."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtl_jax import backbones
+from mtl_jax.backbones.basic_resnets import ResNet25
+from mtl_jax.backbones.resnet12 import ResNet12
+from mtl_jax.types import Backbone, Tree
+
+_FIRST_KERNELS = {'resnet12': 'block1/conv1/kernel', 'resnet25': 'stage1/block1/conv1/kernel'}
+
+
+def nest(arrays: dict[str, np.ndarray]) -> Tree:
+  """Makes nested dicts of names with slashes.
+
+  Args:
+    arrays: 'block1/conv1/kernel' -> array.
+
+  Returns:
+    {'block1': {'conv1': {'kernel': array}}}.
+  """
+  tree = {}
+  for name, array in arrays.items():
+    *parents, last = name.split('/')
+    functools.reduce(lambda node, key: node.setdefault(key, {}), parents, tree)[last] = array
+  return tree
+
+
+def flat(tree: Tree) -> dict[str, np.ndarray]:
+  """Undoes `nest`.
+
+  Args:
+    tree: of arrays.
+
+  Returns:
+    Name with slashes -> NumPy array.
+  """
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf) for path, leaf in leaves}
+
+
+def write_gradients(path: str, loss: jax.Array, gradients: Tree) -> float:
+  """Writes loss and gradients.
+
+  Args:
+    path: of an npz file.
+    loss: scalar.
+    gradients: tree of arrays.
+
+  Returns:
+    The loss.
+  """
+  np.savez(path, loss=np.asarray(loss), **flat(gradients))
+  return float(loss)
+
+
+def backbone_of(network: str, arrays: dict[str, np.ndarray], image_shape: tuple[int, int, int], dtype: str,
+                norm_epsilon: float | None) -> Backbone:
+  """Makes the network that an inputs file has the weights of.
+
+  Args:
+    network: 'resnet12' or 'resnet25'.
+    arrays: of the file; its first kernel tells the width.
+    image_shape: (H, W, C).
+    dtype: 'float32', 'bfloat16', or 'float64', which the library itself does not offer, to compare gradients.
+    norm_epsilon: of batch norm; None for the library's own.
+
+  Returns:
+    A Backbone.
+
+  Raises:
+    ValueError: an unknown network.
+  """
+  if network not in _FIRST_KERNELS:
+    raise ValueError(f'expected network to be one of {", ".join(_FIRST_KERNELS)}, got {network!r}')
+  width = arrays[_FIRST_KERNELS[network]].shape[-1]
+  if dtype != 'float64':
+    return backbones.create(network, image_shape, width=width, norm_epsilon=norm_epsilon, compute_dtype=dtype)
+  options = {'width': width, 'dtype': jnp.float64, 'norm_epsilon': norm_epsilon or 1e-5}
+  if network == 'resnet12':
+    return backbones.from_linen(ResNet12(**options), image_shape, last_block='block4', unscaled=('shortcut',))
+  return backbones.from_linen(ResNet25(**options), image_shape, last_block='stage3')

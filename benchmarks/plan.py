@@ -1,0 +1,85 @@
+"""What is asked of the suites, and what each of them is: settings, measurement, table, plot."""
+from collections.abc import Callable
+from typing import NamedTuple
+
+from benchmarks.workers import Bench, Effort
+
+
+class Request(NamedTuple):
+  """What the flags of `launch.benchmark` say; each suite reads what it needs."""
+  size: str = 'full'                          # 'smoke': everything tiny, for a first look
+  pairs: int = 5
+  image_sizes: tuple[int, ...] = (32, 84, 224)  # pixels, of meta_step
+  networks: tuple[str, ...] = ('resnet12',)
+  tasks: int = 2                              # of one meta-step
+  limit: int = 300                            # seconds for a setup with its first run
+  torch_modes: tuple[str, ...] = ()           # of the PyTorch side; () for all
+  whole: bool = False                         # meta_test: nothing scaled
+  pytorch: bool = False                       # whether there is a Python with PyTorch
+
+  @property
+  def smoke(self) -> bool:
+    """Whether everything is tiny."""
+    return self.size == 'smoke'
+
+  def common(self) -> dict:
+    """Settings of every suite."""
+    return {'size': self.size, 'pairs': self.pairs, 'limit': self.limit, 'pytorch': self.pytorch,
+            'torch_modes': list(self.torch_modes)}
+
+
+class Table(NamedTuple):
+  """A table of a report; the first column is aligned to the left."""
+  title: str
+  header: list[str]
+  rows: list[list[str]]
+
+
+class Suite(NamedTuple):
+  """One group of measurements."""
+  settings: Callable[[Request], dict]       # all that decides the figures; JSON can hold it
+  measure: Callable[[dict, Bench], dict]    # settings, workers -> `rows` and `notes`
+  tables: Callable[[dict], list[Table]]     # of the results
+  plot: Callable[[dict], object]            # of the results: a matplotlib Figure
+
+
+def effort(settings: dict) -> Effort:
+  """Gives how much the settings of a suite let measure.
+
+  Args:
+    settings: of a suite.
+
+  Returns:
+    An Effort.
+  """
+  limit = None if settings.get('whole') else settings['limit']
+  if settings['size'] == 'smoke':
+    return Effort(pairs=settings['pairs'], warmup=0, least_seconds=0.0, pause=0.0, limit=limit)
+  return Effort(pairs=settings['pairs'], limit=limit)
+
+
+def torch_modes(settings: dict, modes: tuple[str, ...]) -> list[str]:
+  """Chooses the modes of the PyTorch side.
+
+  Args:
+    settings: of a suite.
+    modes: all that the measure has.
+
+  Returns:
+    Those that were asked for; none where there is no PyTorch.
+  """
+  if not settings['pytorch']:
+    return []
+  return [mode for mode in modes if not settings['torch_modes'] or mode in settings['torch_modes']]
+
+
+def without_pytorch(settings: dict) -> list[str]:
+  """Says that a side is missing.
+
+  Args:
+    settings: of a suite.
+
+  Returns:
+    A line, or none.
+  """
+  return [] if settings['pytorch'] else ['PyTorch is not installed in --torch_python: its columns are left out.']

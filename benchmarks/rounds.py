@@ -1,0 +1,159 @@
+"""Sides that take turns: warm-up apart, then A B A B ..., so that a machine that slows down slows all of them."""
+import collections
+import statistics
+import time
+
+from benchmarks import workers
+
+
+class Side:
+  """One way of computing one measure: a mode of a worker, which is started when it is needed.
+
+  Args:
+    bench: that starts it.
+    side: 'jax' or 'pytorch'.
+    measure: of the protocol.
+    mode: of the worker.
+    environment: variables of the worker.
+  """
+
+  def __init__(self, bench: workers.Bench, side: str, measure: str, mode: str,
+               environment: dict[str, str] | None = None):
+    self._bench, self._start = bench, lambda: bench.start(side, environment)
+    self._request = {'do': 'setup', 'measure': measure, 'mode': mode}
+    self._worker, self.setup, self.record, self.start_seconds = None, {}, {}, None
+
+  def prepare(self, settings: dict, warmup: int | None = None) -> bool:
+    """Sets the mode up, runs it for the first time, which compiles, and warms it up.
+
+    Args:
+      settings: of the measure.
+      warmup: runs after the first one; None as the effort has it.
+
+    Returns:
+      Whether it works. If not, `record` holds why, as 'skip'.
+    """
+    effort = self._bench.effort
+    self.record = {}
+    try:
+      if self._worker is None:
+        self._worker = self._start()
+        self.start_seconds = self._worker.start_seconds
+      self.setup = self._worker.ask(self._request | settings, effort.limit)
+      first = self._worker.ask({'do': 'run'}, effort.limit)
+      self.record = {'first': first['seconds'], 'first_value': first['value'], 'turns': []}
+      for _ in range(effort.warmup if warmup is None else warmup):
+        self._worker.ask({'do': 'run'}, effort.limit)
+    except workers.WorkerError as error:
+      self._give_up(error)
+    return self.works
+
+  @property
+  def works(self) -> bool:
+    """Whether it was prepared and has not failed since."""
+    return 'turns' in self.record
+
+  def turn(self) -> None:
+    """Takes its turn: runs for at least `effort.least_seconds`, and records the median."""
+    effort, answers, total = self._bench.effort, [], 0.0
+    time.sleep(effort.pause)
+    try:
+      while not answers or (total < effort.least_seconds and len(answers) < 100):
+        answers.append(self._worker.ask({'do': 'run'}, effort.limit and 10 * effort.limit))
+        total += answers[-1]['seconds']
+    except workers.WorkerError as error:
+      self._give_up(error)
+      return
+    self.record['turns'].append(statistics.median(answer['seconds'] for answer in answers))
+    peaks = [self.record.get('peak_bytes')] + [answer.get('peak_bytes') for answer in answers]
+    self.record['peak_bytes'] = max((peak for peak in peaks if peak is not None), default=None)
+    self.record['value'] = answers[-1]['value']
+
+  def save(self, path: str) -> None:
+    """Lets the worker write what it has computed; raises WorkerError where it cannot."""
+    self._worker.ask({'do': 'save', 'path': path}, self._bench.effort.limit)
+
+  def close(self) -> None:
+    """Ends the worker; `prepare` starts another."""
+    if self._worker is not None:
+      self._worker.close()
+      self._worker = None
+
+  def _give_up(self, error):
+    """A worker that cannot do one thing is not trusted with the next."""
+    self.record = {'skip': str(error)}
+    self.close()
+
+
+def in_turn(sides: dict[str, Side], pairs: int) -> dict[str, dict]:
+  """Lets the sides that are prepared take turns.
+
+  Args:
+    sides: name -> Side.
+    pairs: rounds.
+
+  Returns:
+    Name -> its record: `skip`, or `first` (seconds of the first run), `first_value`, `turns` (seconds), `peak_bytes`,
+    `value` and the median, least and greatest turn as `median`, `min` and `max`.
+  """
+  for _ in range(pairs):
+    for side in sides.values():
+      if side.works:
+        side.turn()
+  return {name: side.record | (spread(side.record['turns']) if side.record.get('turns') else {})
+          for name, side in sides.items()}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+  """Gives median, least and greatest.
+
+  Args:
+    values: at least one.
+
+  Returns:
+    `median`, `min` and `max`.
+  """
+  return {'median': statistics.median(values), 'min': min(values), 'max': max(values)}
+
+
+def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]:
+  """Compares two sides round by round.
+
+  Args:
+    numerator: seconds by round.
+    denominator: seconds by round, of the same rounds.
+
+  Returns:
+    `median`, `min` and `max` of the quotients.
+
+  Raises:
+    ValueError: another number of rounds.
+  """
+  return spread([a / b for a, b in zip(numerator, denominator, strict=True)])
+
+
+def strongest(records: dict[str, dict]) -> str | None:
+  """Names the fastest of several sides.
+
+  Args:
+    records: name -> record of `in_turn`.
+
+  Returns:
+    A name, or None where no side works.
+  """
+  working = [name for name, record in records.items() if 'median' in record]
+  return min(working, key=lambda name: records[name]['median'], default=None)
+
+
+def skipped(records: list[dict[str, dict]]) -> list[str]:
+  """Tells once why which side is missing.
+
+  Args:
+    records: of several measurements, each name -> record.
+
+  Returns:
+    Lines.
+  """
+  counts = collections.Counter((name, record['skip']) for each in records for name, record in each.items()
+                               if 'skip' in record)
+  return [f'{name}: {why}' + (f' ({number} times)' if number > 1 else '') for (name, why), number in counts.items()]

@@ -1,0 +1,55 @@
+"""Workers for tests: one in this process, which spares the seconds of a start, and one that follows a script."""
+import json
+import sys
+
+from benchmarks import jax_worker, workers
+
+
+class InProcess:
+  """This library's worker without a process; every request and answer passes through JSON all the same."""
+
+  start_seconds = 0.5
+
+  def __init__(self):
+    self._server = jax_worker.Server()
+    self.about = _through_json(self._server.about())
+
+  def ask(self, request, limit=None):
+    answer = _through_json(self._server.answer(_through_json(request)))
+    if 'error' in answer:
+      raise workers.WorkerError(answer['error'])
+    return answer
+
+  def close(self):
+    self._server = None
+
+
+class BenchInProcess(workers.Bench):
+  """Starts such workers, and keeps the environments that they were to have."""
+
+  def __init__(self, effort):
+    super().__init__({'jax': []}, effort)
+    self.environments = []
+
+  def start(self, side, environment=None):
+    worker = InProcess()
+    self.environments.append(environment)
+    self.about[side] = worker.about
+    return worker
+
+
+def scripted(tmp_path, answers, log=None):
+  """Command of a worker that answers by `answers`: Python source of a function `answer(request, number)`."""
+  path = tmp_path / f'worker{len(list(tmp_path.iterdir()))}.py'
+  path.write_text(f'import json, sys, time\n{answers}\n'
+                  'print(json.dumps({"name": "scripted", "versions": {}, "threads": 1, "device": "none", '
+                  '"platform": "cpu", "devices": 1}), flush=True)\n'
+                  'for number, line in enumerate(sys.stdin):\n'
+                  '  request = json.loads(line)\n' +
+                  (f'  open({str(log)!r}, "a").write(sys.argv[1] + " " + request["do"] + "\\n")\n' if log else '') +
+                  '  print(json.dumps(answer(request, number)), flush=True)\n')
+  return [sys.executable, '-S', '-E', str(path)]
+
+
+def _through_json(content):
+  return json.loads(json.dumps(content))

@@ -1,0 +1,85 @@
+"""Workers that follow a script: who is asked when, what is made of the answers, and what becomes of failures."""
+import sys
+import time
+
+import pytest
+
+from benchmarks import rounds, workers
+from tests.benchmarks.in_process import scripted
+
+# Seconds of each run: the first compiles, one warms up, then the rounds.
+TIMES = '''
+TIMES = {'a': [9, 5, 1, 2, 3], 'b': [8, 5, 4, 2, 9]}
+runs = 0
+def answer(request, number):
+  global runs
+  if request['do'] == 'setup':
+    return {'seconds': 0.0}
+  runs += 1
+  return {'seconds': TIMES[sys.argv[1]][runs - 1], 'value': runs, 'peak_bytes': 100 * runs if runs != 4 else None}
+'''
+EFFORT = workers.Effort(pairs=3, warmup=1, least_seconds=0.0, pause=0.0, limit=20)
+
+
+def bench(command, effort=EFFORT, names=('a', 'b')):
+  return workers.Bench({name: [*command, name] for name in names}, effort)
+
+
+def test_sides_take_turns_after_warming_up(tmp_path):
+  log = tmp_path / 'log'
+  each = bench(scripted(tmp_path, TIMES, log))
+  sides = {name: rounds.Side(each, name, 'measure', 'mode') for name in 'ab'}
+  assert all(side.prepare({}) for side in sides.values())
+  found = rounds.in_turn(sides, 3)
+  for side in sides.values():
+    side.close()
+  warm = [f'{name} {do}' for name in 'ab' for do in ('setup', 'run', 'run')]
+  assert log.read_text().split('\n')[:-1] == warm + ['a run', 'b run'] * 3
+  assert {key: found['a'][key] for key in ('first', 'turns', 'median', 'min', 'max', 'value', 'peak_bytes')} == {
+      'first': 9, 'turns': [1, 2, 3], 'median': 2, 'min': 1, 'max': 3, 'value': 5, 'peak_bytes': 500}
+  assert rounds.ratios(found['b']['turns'], found['a']['turns']) == {'median': 3, 'min': 1, 'max': 4}
+  assert rounds.strongest(found) == 'a' and each.about['b']['name'] == 'scripted'
+
+
+def test_a_short_run_is_repeated_within_its_turn(tmp_path):
+  effort = EFFORT._replace(warmup=0, least_seconds=6.0)
+  side = rounds.Side(bench(scripted(tmp_path, TIMES), effort), 'a', 'measure', 'mode')
+  side.prepare({})
+  assert rounds.in_turn({'a': side}, 1)['a']['turns'] == [3]  # 5 and 1 s are enough; their median
+  side.close()
+
+
+FAILURES = '''
+def answer(request, number):
+  if request['do'] == 'run' and sys.argv[1] == 'ends':
+    print('the last words', file=sys.stderr)
+    sys.exit(3)
+  if request['do'] == 'run' and sys.argv[1] == 'sleeps':
+    time.sleep(60)
+  return {'skips': {'skip': 'no compiler'}, 'fails': {'error': 'out of\\nmemory'}}.get(sys.argv[1], {'seconds': 0.0})
+'''
+
+
+@pytest.mark.parametrize(('name', 'says'), [
+    ('skips', 'no compiler'), ('fails', 'out of memory'), ('ends', 'worker ended with status 3: the last words'),
+    ('sleeps', '> 0.5 s')])
+def test_a_side_that_fails_is_left_out_with_the_reason(tmp_path, name, says):
+  each = bench(scripted(tmp_path, FAILURES), EFFORT._replace(limit=0.5 if name == 'sleeps' else 20), (name,))
+  side = rounds.Side(each, name, 'measure', 'mode')
+  began = time.monotonic()
+  assert not side.prepare({})
+  found = rounds.in_turn({name: side}, 3)
+  assert time.monotonic() - began < 20
+  assert found == {name: {'skip': says}}
+  assert rounds.skipped([found, found]) == [f'{name}: {says} (2 times)'] and rounds.strongest(found) is None
+
+
+def test_a_program_that_is_not_there():
+  with pytest.raises(workers.WorkerError, match="expected a program to run, got 'no_such_python'"):
+    workers.Bench({'jax': ['no_such_python']}, EFFORT).start('jax')
+
+
+def test_commands_have_pytorch_only_where_it_is():
+  assert list(workers.commands(None)) == ['jax']
+  assert workers.commands('torchenv/bin/python')['pytorch'][0] == 'torchenv/bin/python'
+  assert workers.commands(None)['jax'] == [sys.executable, '-m', 'benchmarks.jax_worker']
