@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import jax_scaling
 from benchmarks.jax_trees import backbone_of, nest, write_gradients
-from mtl_jax import base_learner, scale_shift
+from mtl_jax import base_learner, outer_loop, scale_shift
 from mtl_jax.phases import meta_test, meta_train
 from mtl_jax.types import AdaptResult, BackboneVars, BaseLearner, Episode, ImagePool, MetaParams, MetaState
 
@@ -64,13 +64,13 @@ def _meta_step(mode, settings):
       meta_batch=len(tasks.class_ids), tasks_at_once=int(mode == 'one_task'), inner_steps=settings['inner_steps'],
       inner_lr=settings['inner_lr'], outer_lr=settings['outer_lr'], gradient_order=settings['order'])
   meta_params = MetaParams(phi, {}, theta, {})
-  state = MetaState(jnp.zeros((), jnp.int32), meta_params, meta_train.make_optimizer(config).init(meta_params))
+  state = MetaState(jnp.zeros((), jnp.int32), meta_params, outer_loop.make_optimizer(config).init(meta_params))
   return _stepping(state, *jax.device_put((frozen, tasks)), backbone=backbone, config=config)
 
 
 def _stepping(state, frozen, tasks, **options):
-  step = jax.jit(functools.partial(meta_train.outer_step, **options), donate_argnums=0)
-  gradient = jax.jit(jax.value_and_grad(functools.partial(meta_train.outer_loss, **options), has_aux=True))
+  step = jax.jit(functools.partial(outer_loop.step, **options), donate_argnums=0)
+  gradient = jax.jit(jax.value_and_grad(functools.partial(outer_loop.query_loss, **options), has_aux=True))
   current = [state]
 
   def run():

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from mtl_jax import inner_loop
+from mtl_jax import inner_loop, outer_loop
 from mtl_jax.phases import meta_train
 from mtl_jax.types import Backbone, BackboneVars, Episode
 
@@ -76,7 +76,7 @@ def measure(backbone: Backbone, backbone_vars: BackboneVars, config: meta_train.
 
 def _gradient(backbone, config):
   def loss(meta_params, backbone_vars, tasks):
-    return meta_train.outer_loss(meta_params, backbone_vars, tasks, backbone=backbone, config=config)[0]
+    return outer_loop.query_loss(meta_params, backbone_vars, tasks, backbone=backbone, config=config)[0]
 
   return jax.jit(jax.value_and_grad(loss))
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, learnable, scale_shift
+from mtl_jax import backbones, learnable, outer_loop, scale_shift
 from mtl_jax.phases import meta_train
 from mtl_jax.types import BackboneVars, Episode, MetaParams
 from tests.phases import MEAN, STD, finite_differences, smooth_network, toy_pool
@@ -140,7 +140,7 @@ def test_the_classifier_stays_where_it_is_not_learned():
   state = meta_train.init(backbone, variables, config)
   tasks = meta_train.draw_tasks(jax.random.key(0), jax.tree.map(jnp.asarray, toy_pool([6] * 5)), MEAN, STD,
                                 jnp.zeros(5, jnp.int32), False, config=config)
-  after, _, _ = jax.jit(functools.partial(meta_train.outer_step, backbone=backbone, config=config))(
+  after, _, _ = jax.jit(functools.partial(outer_loop.step, backbone=backbone, config=config))(
       state, variables, tasks)
   assert not np.any(after.meta_params.base_learner.kernel) and not np.any(after.meta_params.base_learner.bias)
   assert np.any(np.asarray(after.meta_params.scale_shift['block2']['conv']['scale']) != 1)
@@ -190,7 +190,7 @@ def test_gradients_of_learned_rates_norms_and_temperature_against_finite_differe
     labels = np.array([[0, 1]] * 2)
     tasks = Episode(rng.normal(size=(2, 2, 2, 4, 2)) + labels[..., None, None, None], labels,
                     rng.normal(size=(2, 2, 2, 4, 2)) + labels[..., None, None, None], labels, labels)
-    loss = jax.jit(lambda params: meta_train.outer_loss(params, variables, tasks, backbone=backbone, config=config)[0])
+    loss = jax.jit(lambda params: outer_loop.query_loss(params, variables, tasks, backbone=backbone, config=config)[0])
     found, expected = jax.jit(jax.grad(loss))(start), finite_differences(loss, start)
     found = jax.tree.map(np.asarray, found)
   largest = max(np.abs(leaf).max() for leaf in leaves(expected).values())

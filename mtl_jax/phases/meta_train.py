@@ -2,16 +2,14 @@
 
 What the outer loop learns is `mtl_jax.learnable`'s business; the default is the paper's: Φ_S of all layers, and θ.
 """
-import functools
 import warnings
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from mtl_jax import augment, base_learner, devices, episodes, hard_tasks, inner_loop, learnable
-from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaParams, MetaState
+from mtl_jax import augment, devices, episodes, inner_loop, learnable, outer_loop
+from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaState
 
 
 class MetaTrainConfig(NamedTuple):
@@ -68,19 +66,6 @@ def steps_per_cycle(config: MetaTrainConfig) -> int:
   return (config.ordinary_tasks + config.hard_tasks) // config.meta_batch
 
 
-def make_optimizer(config: MetaTrainConfig) -> optax.GradientTransformation:
-  """Builds Adam with the paper's schedule: halved every `outer_lr_halving` steps, down to a floor.
-
-  Args:
-    config: settings.
-
-  Returns:
-    An optax transformation for MetaParams.
-  """
-  return optax.adam(optax.exponential_decay(config.outer_lr, config.outer_lr_halving, 0.5, staircase=True,
-                                            end_value=min(config.outer_lr_floor, config.outer_lr)))
-
-
 def check(backbone: Backbone, backbone_vars: BackboneVars, config: MetaTrainConfig) -> None:
   """Refuses settings that make no sense.
 
@@ -122,31 +107,7 @@ def init(backbone: Backbone, backbone_vars: BackboneVars, config: MetaTrainConfi
       backbone, backbone_vars, way=config.way, learn=config.learn, scope=config.scope, learn_norm=config.learn_norm,
       learn_inner_lr=config.learn_inner_lr, inner_lr=config.inner_lr, inner_steps=config.inner_steps,
       scaled=config.scaled, replace_bias=config.replace_bias, learn_temperature=config.learn_temperature)
-  return MetaState(jnp.zeros((), jnp.int32), meta_params, make_optimizer(config).init(meta_params))
-
-
-def outer_loss(meta_params: MetaParams, backbone_vars: BackboneVars, tasks: Episode, *, backbone: Backbone,
-               config: MetaTrainConfig) -> tuple[jax.Array, jax.Array]:
-  """Averages over tasks the query loss after adaptation: L_query(θ'; Θ, Φ_S).
-
-  Args:
-    meta_params: Φ_S, θ and whatever else is learned, differentiated.
-    backbone_vars: Θ, frozen.
-    tasks: Episodes stacked along axis 0, with normalised float32 images.
-    backbone: the network.
-    config: settings.
-
-  Returns:
-    (mean query loss in nats, query logits [tasks, N*Q, N]).
-
-  References: Sun et al., CVPR 2019, section 4.2, equations 2-4.
-  """
-  meta_params = learnable.hold(meta_params, learn_classifier=config.learn_classifier)
-  adapt = inner_loop.LOOPS[config.adapts]
-  logits = adapt(meta_params.base_learner, learnable.network(backbone_vars, meta_params),
-                 learnable.inner_rates(meta_params, config.inner_lr, config.inner_steps), tasks, backbone=backbone,
-                 config=config)
-  return jnp.mean(jax.vmap(base_learner.cross_entropy)(logits, tasks.query_labels)), logits
+  return MetaState(jnp.zeros((), jnp.int32), meta_params, outer_loop.make_optimizer(config).init(meta_params))
 
 
 def draw_tasks(key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, failures: jax.Array,
@@ -180,57 +141,6 @@ def _augmented(key, tasks, mean, std, config, layout=None):
   return augment.augment_tasks(key, tasks, mean, std, padding=config.crop_padding, flip=config.flip, layout=layout)
 
 
-def outer_step(state: MetaState, backbone_vars: BackboneVars, tasks: Episode, *, backbone: Backbone,
-               config: MetaTrainConfig,
-               layout: devices.Layout | None = None) -> tuple[MetaState, dict[str, jax.Array], jax.Array]:
-  """Takes one Adam step on Φ_S and θ, or on whatever else is learned.
-
-      Φ_S <- Φ_S - γ ∇ L_query(θ'; Θ, Φ_S),   θ <- θ - γ ∇ L_query(θ'; Θ, Φ_S)
-
-  Args:
-    state: before the step.
-    backbone_vars: Θ, frozen.
-    tasks: Episodes stacked along axis 0, with normalised float32 images.
-    backbone: the network.
-    config: settings.
-    layout: of the devices, where `tasks` are those of one of several (`devices.on_each`); None: they are all.
-
-  Returns:
-    (state after the step, metrics `loss` and `accuracy`, failure class of each task int32 [tasks]); of all tasks, on
-    each device.
-
-  References: Sun et al., CVPR 2019, section 4.2, equations 3-4.
-  """
-  (loss, logits), gradient = _value_and_gradient(state.meta_params, backbone_vars, tasks, backbone, config)
-  failed = jax.vmap(hard_tasks.failure_class)(logits, tasks.query_labels, tasks.class_ids)
-  accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == tasks.query_labels)
-  (gradient, loss, accuracy), failed = devices.meet((gradient, loss, accuracy), failed, layout)
-  updates, opt_state = make_optimizer(config).update(gradient, state.opt_state)
-  state = MetaState(state.step + 1, optax.apply_updates(state.meta_params, updates), opt_state)
-  return state, {'loss': loss, 'accuracy': accuracy}, failed
-
-
-def _value_and_gradient(meta_params, backbone_vars, tasks, backbone, config):
-  """Those of `outer_loss`; in parts of the meta-batch whose gradients add up, so that activations are those of one."""
-  value_and_grad = jax.value_and_grad(functools.partial(outer_loss, backbone=backbone, config=config), has_aux=True)
-  num_tasks = tasks.class_ids.shape[0]
-  most = config.tasks_at_once or num_tasks
-  at_once = max(n for n in range(1, num_tasks + 1) if n <= most and num_tasks % n == 0)
-  if at_once == num_tasks:
-    return value_and_grad(meta_params, backbone_vars, tasks)
-
-  def add(total, part):
-    (loss, logits), gradient = value_and_grad(meta_params, backbone_vars, part)
-    return jax.tree.map(jnp.add, total, (loss, gradient)), logits
-
-  parts = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), tasks)
-  (loss, _), gradient = jax.eval_shape(value_and_grad, meta_params, backbone_vars, jax.tree.map(lambda x: x[0], parts))
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, gradient))
-  (loss, gradient), logits = jax.lax.scan(add, zeros, parts)
-  loss, gradient = jax.tree.map(lambda x: x * (at_once / num_tasks), (loss, gradient))
-  return (loss, logits.reshape(num_tasks, *logits.shape[2:])), gradient
-
-
 def step_on(state: MetaState, failures: jax.Array, tasks: Episode, root_key: jax.Array, backbone_vars: BackboneVars,
             mean: jax.Array, std: jax.Array, hard: jax.Array, *, backbone: Backbone, config: MetaTrainConfig,
             layout: devices.Layout | None = None) -> tuple[MetaState, jax.Array, dict[str, jax.Array]]:
@@ -245,7 +155,7 @@ def step_on(state: MetaState, failures: jax.Array, tasks: Episode, root_key: jax
     (state after the step, failures with those of these tasks, metrics `loss` and `accuracy`).
   """
   tasks = _augmented(jax.random.fold_in(root_key, state.step), tasks, mean, std, config, layout)
-  state, metrics, failed = outer_step(state, backbone_vars, tasks, backbone=backbone, config=config, layout=layout)
+  state, metrics, failed = outer_loop.step(state, backbone_vars, tasks, backbone=backbone, config=config, layout=layout)
   return state, failures.at[failed].add(jnp.where(hard, 0, 1)), metrics
 
 

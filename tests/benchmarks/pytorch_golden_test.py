@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, base_learner, scale_shift
+from mtl_jax import backbones, base_learner, outer_loop, scale_shift
 from mtl_jax.backbones.basic_resnets import ResNet25
 from mtl_jax.backbones.resnet12 import ResNet12
 from mtl_jax.phases import meta_train
@@ -75,7 +75,7 @@ def test_outer_step_is_that_of_pytorch(network):
     def losses_and_gradients(*arguments):
       config = meta_train.MetaTrainConfig(way=recipe.WAY, **recipe.STEP)
       return [jax.value_and_grad(functools.partial(
-          meta_train.outer_loss, backbone=backbone, config=config._replace(gradient_order=order)), has_aux=True)(
+          outer_loop.query_loss, backbone=backbone, config=config._replace(gradient_order=order)), has_aux=True)(
               *arguments) for order in recipe.ORDERS]
 
     both = losses_and_gradients(*arguments)

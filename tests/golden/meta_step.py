@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import scale_shift
+from mtl_jax import outer_loop, scale_shift
 from mtl_jax.phases import meta_train
 from mtl_jax.types import BaseLearner, MetaParams
 from tests.phases import MEAN, STD, tiny_network, toy_pool
@@ -33,9 +33,9 @@ def compute():
 
   @jax.jit
   def step(state, tasks):
-    gradient = jax.grad(meta_train.outer_loss, has_aux=True)(state.meta_params, variables, tasks[0],
+    gradient = jax.grad(outer_loop.query_loss, has_aux=True)(state.meta_params, variables, tasks[0],
                                                              backbone=backbone, config=CONFIG)[0]
-    after, metrics, failed = meta_train.outer_step(state, variables, tasks[0], backbone=backbone, config=CONFIG)
+    after, metrics, failed = outer_loop.step(state, variables, tasks[0], backbone=backbone, config=CONFIG)
     classes = {'ordinary': tasks[0].class_ids, 'hard': tasks[1].class_ids, 'failed': failed}
     return {'classes': classes, 'metrics': metrics, 'gradient': gradient, 'after': after.meta_params}
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from mtl_jax import hard_tasks, in_memory, inner_loop, runs, scale_shift
+from mtl_jax import hard_tasks, in_memory, inner_loop, outer_loop, runs, scale_shift
 from mtl_jax.phases import meta_train, pretrain
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, Episode, MetaParams, MetaState
 from tests.golden import meta_step
@@ -87,7 +87,7 @@ def test_meta_gradient_against_finite_differences(order, mode):
   problem = smooth_problem()
   config = CONFIG._replace(way=3, inner_lr=0.3, inner_steps=4, gradient_order=order, batch_stats_mode=mode)
   with jax.enable_x64(True):
-    loss = functools.partial(meta_train.outer_loss, backbone=SMOOTH, config=config)
+    loss = functools.partial(outer_loop.query_loss, backbone=SMOOTH, config=config)
     (value, logits), found = jax.jit(jax.value_and_grad(loss, has_aux=True))(*jax.tree.map(jnp.asarray, problem))
   assert logits.shape == (2, 6, 3)
   np.testing.assert_allclose(value, numpy_outer_loss(*problem, mode), rtol=1e-10)
@@ -101,7 +101,7 @@ def test_meta_gradient_against_finite_differences(order, mode):
 
 def test_outer_loss_is_the_mean_over_tasks():
   meta_params, variables, tasks = jax.tree.map(jnp.asarray, smooth_problem(num_tasks=3))
-  jitted = jax.jit(functools.partial(meta_train.outer_loss, backbone=SMOOTH, config=CONFIG._replace(way=3)))
+  jitted = jax.jit(functools.partial(outer_loop.query_loss, backbone=SMOOTH, config=CONFIG._replace(way=3)))
   each = [float(jitted(meta_params, variables, jax.tree.map(lambda x, i=i: x[i:i + 1], tasks))[0]) for i in range(3)]
   assert max(each) - min(each) > 1e-3
   np.testing.assert_allclose(jitted(meta_params, variables, tasks)[0], np.mean(each), rtol=1e-5)
@@ -109,18 +109,18 @@ def test_outer_loss_is_the_mean_over_tasks():
 
 @pytest.mark.parametrize('tasks_at_once, part', [(1, 1), (4, 3)])
 def test_a_step_in_parts_of_the_meta_batch_is_the_step(tasks_at_once, part, monkeypatch):
-  sizes, original = [], meta_train.outer_loss
-  monkeypatch.setattr(meta_train, 'make_optimizer', lambda config: optax.sgd(1.0))  # the step is minus the gradient
+  sizes, original = [], outer_loop.query_loss
+  monkeypatch.setattr(outer_loop, 'make_optimizer', lambda config: optax.sgd(1.0))  # the step is minus the gradient
   with jax.enable_x64(True):
     meta_params, variables, tasks = jax.tree.map(jnp.asarray, smooth_problem(num_tasks=6))
     config = CONFIG._replace(way=3, tasks_at_once=tasks_at_once)
     value_and_grad = jax.jit(jax.value_and_grad(
         functools.partial(original, backbone=SMOOTH, config=config), has_aux=True))
     (loss, logits), gradient = jax.tree.map(np.asarray, value_and_grad(meta_params, variables, tasks))
-    monkeypatch.setattr(meta_train, 'outer_loss', lambda p, v, part, **options: (
+    monkeypatch.setattr(outer_loop, 'query_loss', lambda p, v, part, **options: (
         sizes.append(len(part.class_ids)), original(p, v, part, **options))[1])
-    state = MetaState(jnp.zeros((), jnp.int32), meta_params, meta_train.make_optimizer(config).init(meta_params))
-    step = jax.jit(functools.partial(meta_train.outer_step, backbone=SMOOTH, config=config))
+    state = MetaState(jnp.zeros((), jnp.int32), meta_params, outer_loop.make_optimizer(config).init(meta_params))
+    step = jax.jit(functools.partial(outer_loop.step, backbone=SMOOTH, config=config))
     after, metrics, failed = jax.tree.map(np.asarray, step(state, variables, tasks))
   assert set(sizes) == {part}
   np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-12)
@@ -177,7 +177,7 @@ def test_batch_statistics_are_of_one_task_with_support_and_query_apart():
   backbone, variables = tiny_network()
   theta = BaseLearner(0.3 * jax.random.normal(jax.random.key(1), (4, 2)), jnp.array([0.1, -0.2]))
   tasks, config = tasks_of(), CONFIG._replace(batch_stats_mode='batch')
-  loss = jax.jit(functools.partial(meta_train.outer_loss, backbone=backbone, config=config))
+  loss = jax.jit(functools.partial(outer_loop.query_loss, backbone=backbone, config=config))
   _, logits = loss(MetaParams({}, {}, theta, {}), variables, tasks)
   for i in range(CONFIG.meta_batch):
     support, query = (np.asarray(features_of(variables, images[i], 'batch'), np.float64)
@@ -199,8 +199,8 @@ def test_outer_steps_equal_adam_by_hand():
   backbone, variables = smooth_network()
   config = CONFIG._replace(outer_lr=0.01, outer_lr_halving=1, outer_lr_floor=0.004)
   options = {'backbone': backbone, 'config': config}
-  gradient_of = jax.jit(functools.partial(jax.grad(meta_train.outer_loss, has_aux=True), **options))
-  step = jax.jit(functools.partial(meta_train.outer_step, **options))
+  gradient_of = jax.jit(functools.partial(jax.grad(outer_loop.query_loss, has_aux=True), **options))
+  step = jax.jit(functools.partial(outer_loop.step, **options))
   state = meta_train.init(backbone, variables, config)
   params = jax.tree.map(np.asarray, state.meta_params)
   m = v = jax.tree.map(np.zeros_like, params)
@@ -232,7 +232,7 @@ def test_learning_the_head_alone():
   backbone, variables = smooth_network()
   state = meta_train.init(backbone, variables, CONFIG._replace(learn='head'))
   assert state.meta_params.scale_shift == {}
-  step = jax.jit(functools.partial(meta_train.outer_step, backbone=backbone, config=CONFIG))
+  step = jax.jit(functools.partial(outer_loop.step, backbone=backbone, config=CONFIG))
   after, _, _ = step(state, variables, tasks_of())
   assert after.meta_params.scale_shift == {}
   assert np.any(np.asarray(after.meta_params.base_learner.kernel))
@@ -243,7 +243,7 @@ def test_learning_the_head_alone():
 def steps_of(cycles, monkeypatch=None, config=CONFIG):
   """Runs cycles on one compiled call: (state, metrics, tasks seen by each outer step, traces)."""
   backbone, variables = smooth_network()
-  seen, traces, original = [], [], meta_train.outer_step
+  seen, traces, original = [], [], outer_loop.step
 
   def record(*arrays):
     seen.append([np.asarray(a) for a in arrays])
@@ -257,7 +257,7 @@ def steps_of(cycles, monkeypatch=None, config=CONFIG):
     traces.append(1)
     return meta_train.cycle(*arguments, **options)
 
-  monkeypatch.setattr(meta_train, 'outer_step', spy)
+  monkeypatch.setattr(outer_loop, 'step', spy)
   advance = in_memory.compiled(counted, ROOT, variables, pool(), MEAN, STD, backbone=backbone, config=config)
   state = meta_train.init(backbone, variables, config)
   for _ in range(cycles):
@@ -298,7 +298,7 @@ def compiled_cycle():
 
 def test_cycle_equals_its_outer_steps_one_by_one():
   backbone, variables = smooth_network()
-  step = jax.jit(functools.partial(meta_train.outer_step, backbone=backbone, config=CONFIG))
+  step = jax.jit(functools.partial(outer_loop.step, backbone=backbone, config=CONFIG))
   state, failures, each = meta_train.init(backbone, variables, CONFIG), np.zeros(CLASSES, np.int32), []
   found, metrics = compiled_cycle()(meta_train.init(backbone, variables, CONFIG), ROOT, variables, pool(), MEAN, STD)
   for t in range(5):
