@@ -4,6 +4,7 @@ Modes other than `published` (and `channels_last`) take all tasks through the ne
 together, use Adam's fused kernel, and let cuDNN choose its algorithms by trial. On a GPU, all but `tf32`, `bf16` and
 what builds on it run at PyTorch's own default precision.
 """
+import importlib.util
 import os
 import shutil
 from typing import NamedTuple
@@ -67,6 +68,8 @@ def chosen(modes, mode, device):
     raise Unsupported('this GPU has no TF32')
   if found.compiled and not cuda and shutil.which(os.environ.get('CXX', 'g++')) is None:
     raise Unsupported('torch.compile needs a C++ compiler, found none')
+  if found.compiled and cuda and importlib.util.find_spec('triton') is None:
+    raise Unsupported('torch.compile needs Triton on a GPU, found none')
   return found
 
 

@@ -226,9 +226,10 @@ def one_line(error):
 
 
 def main():
+  """Says what this worker is, then answers requests until their end."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--device', help='cpu or cuda; the GPU where there is one')
-  parser.add_argument('--threads', type=int, help="threads of PyTorch; its own choice without it")
+  parser.add_argument('--threads', type=int, help='threads of PyTorch; its own choice without it')
   args = parser.parse_args()
   if args.threads:
     torch.set_num_threads(args.threads)
