@@ -89,9 +89,11 @@ def measure(suite: plan.Suite, settings: dict, bench: workers.Bench, command: st
 
 def _names():
   """The suites, in their order."""
-  unknown = sorted(set(SUITE.value) - {*SUITES, 'all'})
+  unknown = sorted(set(SUITE.value or ()) - {*SUITES, 'all'})
   if unknown or not SUITE.value:
     raise ValueError(f'expected --suite among {", ".join(SUITES)}, all; got {unknown[0] if unknown else "none"!r}')
+  if not OUT.value:
+    raise ValueError('expected --out, a folder for the results, got none')
   return [name for name in SUITES if name in SUITE.value or 'all' in SUITE.value]
 
 
@@ -100,9 +102,11 @@ def _request():
     if not size.isdecimal() or int(size) < 16:
       raise ValueError(f'expected --image_sizes to be numbers of at least 16, such as 32,84, got {size!r}')
   unknown = sorted(set(NETWORKS.value) - set(networks.NAMES))
-  if unknown or not NETWORKS.value or not IMAGE_SIZES.value:
-    raise ValueError(f'expected --networks among {", ".join(networks.NAMES)} and some --image_sizes, got '
-                     f'{",".join(NETWORKS.value)!r} and {",".join(IMAGE_SIZES.value)!r}')
+  if unknown:
+    raise ValueError(f'expected --networks among {", ".join(networks.NAMES)}, got {unknown[0]!r}')
+  for flag in (NETWORKS, IMAGE_SIZES):
+    if not flag.value:
+      raise ValueError(f'expected some --{flag.name}, got none')
   return plan.Request(
       size=SIZE.value, pairs=PAIRS.value or (5 if SIZE.value == 'full' else 1), whole=WHOLE.value, limit=LIMIT.value,
       image_sizes=tuple(int(size) for size in IMAGE_SIZES.value), networks=tuple(NETWORKS.value), tasks=TASKS.value,
@@ -151,8 +155,6 @@ def _command(name):
             if flags.FLAGS[flag].present]
   return ' '.join(['python -m launch.benchmark', f'--suite={name}', *given, *(['--whole'] * WHOLE.value), '--out=DIR'])
 
-
-flags.mark_flags_as_required(['suite', 'out'])
 
 if __name__ == '__main__':
   session.start(run)

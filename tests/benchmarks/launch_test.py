@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
+from launch import benchmark
 from tests import tiny_runs
 
 
@@ -37,7 +40,8 @@ def test_one_suite_to_the_end(out):
   results = json.loads((folder / 'inner_loop.json').read_text())
   assert results['command'] == 'python -m launch.benchmark --suite=inner_loop --size=smoke --out=DIR'
   assert results['settings']['pairs'] == 1 and results['workers']['jax']['platform'] == 'cpu'
-  assert all(record['median'] > 0 for row in results['rows'] for record in row['sides'].values())
+  assert all(record['median'] > 0 for row in results['rows'] for record in
+             (row['sides']['jax dual'], row['sides']['jax scan']))
   assert 'jax dual' in result.stdout and f'written to {folder / "benchmark.md"}' in result.stdout
   assert 'Traceback' not in result.stderr
 
@@ -52,18 +56,42 @@ def test_a_suite_that_is_there_is_left_or_refused(out):
   assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-@pytest.mark.parametrize(('flags', 'says'), [
-    (['--suite=speed'], ["expected --suite among compile", "got 'speed'"]),
-    (['--suite=all', '--networks=vgg'], ["expected --networks among resnet12, resnet25, got 'vgg'"]),
-    (['--suite=meta_step', '--image_sizes=8'], ["--image_sizes", 'at least 16', "'8'"]),
-    (['--suite=all', '--pairs=0'], ['--pairs', '--help']),
-    (['--suite=all', '--torch_python=no_such_python'], ['--torch_python to be a Python with torch', 'no_such_python']),
+@pytest.fixture
+def given(tmp_path):
+  """Gives the flags values, in this process; afterwards they are as before."""
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(suite=['all'], size='smoke', out=str(tmp_path / 'out')):
+    yield lambda **values: [setattr(flags.FLAGS, name, value) for name, value in values.items()]
+  flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize(('values', 'says'), [
+    ({'suite': ['speed']}, "expected --suite among compile.* got 'speed'"),
+    ({'suite': []}, "expected --suite among .* got 'none'"),
+    ({'suite': None}, "expected --suite among .* got 'none'"),
+    ({'out': None}, 'expected --out, a folder'),
+    ({'networks': ['resnet12', 'vgg']}, "expected --networks among resnet12, resnet25, got 'vgg'"),
+    ({'networks': []}, 'expected some --networks, got none'),
+    ({'image_sizes': ['84', '8']}, "--image_sizes to be numbers of at least 16.* got '8'"),
+    ({'torch_python': 'no_such_python'}, "a Python with torch, got 'no_such_python': .*No such file"),
+    ({'torch_python': 'false'}, "a Python with torch, got 'false': it failed"),  # the program of that name
 ])
-def test_bad_flags(tmp_path, flags, says):
-  refused(launch(*flags, f'--out={tmp_path / "out"}'), *says)
-  assert not (tmp_path / 'out').exists()
+def test_bad_values(given, tmp_path, values, says):
+  given(**values)
+  with pytest.raises(ValueError, match=says):
+    benchmark.run()
+  assert list(tmp_path.iterdir()) == []
 
 
-def test_out_is_needed_and_must_be_a_folder(tmp_path):
-  (tmp_path / 'file').write_text('')
-  refused(launch('--suite=all', '--size=smoke', f'--out={tmp_path / "file"}'), 'expected --out to be a folder')
+def test_a_file_in_place_of_the_folder_and_damaged_results(given, tmp_path):
+  (tmp_path / 'out').write_text('')
+  with pytest.raises(ValueError, match='expected --out to be a folder'):
+    benchmark.run()
+  (tmp_path / 'compile.json').write_text('{')
+  given(out=str(tmp_path))
+  with pytest.raises(ValueError, match='compile.json is damaged'):
+    benchmark.run()
+
+
+def test_a_bad_flag_is_one_line(tmp_path):
+  refused(launch('--suite=all', '--pairs=0', f'--out={tmp_path / "out"}'), '--pairs', '--help')
