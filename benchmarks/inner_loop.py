@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from benchmarks import inputs, plan, report, rounds
 
 _JAX = ('dual', 'scan')
-_TORCH = ('unrolled', 'func', 'compile')
+_TORCH = ('unrolled', 'batched', 'func', 'compile')
 
 
 def _settings(request):
-  sizes = {'tasks': [1, 4, 16, 64], 'support': [5, 25], 'steps': [20, 50, 100], 'orders': ['second', 'first'],
+  sizes = {'tasks': [1, 16, 64], 'support': [5, 25], 'steps': [20, 100], 'orders': ['second', 'first'],
            'query': 75, 'dim': 640}
   if request.smoke:
     sizes = {'tasks': [1, 2], 'support': [5], 'steps': [2], 'orders': ['second'], 'query': 5, 'dim': 8}

@@ -14,7 +14,8 @@ NONE = '–'
 JOINED = 'benchmark.md'
 # Warm colours for this library, cold ones for PyTorch.
 _COLORS = {'jax dual': 'tab:red', 'jax float32': 'tab:red', 'jax scan': 'tab:orange', 'jax unrolled': 'tab:brown',
-           'pytorch unrolled': 'tab:blue', 'pytorch func': 'tab:green', 'pytorch compile': 'tab:purple'}
+           'pytorch unrolled': 'tab:blue', 'pytorch batched': 'tab:cyan', 'pytorch func': 'tab:green',
+           'pytorch compile': 'tab:purple'}
 
 
 def write(out: str, name: str, suite: Suite, results: dict) -> None:
