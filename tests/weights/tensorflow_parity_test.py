@@ -90,7 +90,8 @@ def step(shot):
   """((query loss, logits), outer gradients) of one step here, in float32."""
   network, variables, meta_params = imported()
   config = meta_train.MetaTrainConfig(
-      way=WAY, shot=shot, query=QUERY, meta_batch=1, inner_lr=INNER_LR, inner_steps=INNER_STEPS, batch_stats_mode='batch')
+      way=WAY, shot=shot, query=QUERY, meta_batch=1, inner_lr=INNER_LR, inner_steps=INNER_STEPS,
+      batch_stats_mode='batch')
   tasks = jax.tree.map(lambda x: np.asarray(x[None], np.float32 if x.dtype.kind == 'f' else np.int32), task(shot))
   return jax.jit(jax.value_and_grad(functools.partial(meta_train.outer_loss, backbone=network, config=config),
                                     has_aux=True))(meta_params, variables, tasks)
