@@ -161,7 +161,8 @@ def _checked(place, array, shape):
     raise ValueError(f'expected {place.key} of shape {expected}, got {array.shape}')
   if not jnp.issubdtype(array.dtype, jnp.floating):
     raise ValueError(f'expected {place.key} to hold floating-point numbers, got {array.dtype}')
-  array = array.astype(np.float32)
+  with np.errstate(over='ignore'):  # what overflows is not finite and refused
+    array = array.astype(np.float32)
   if not np.all(np.isfinite(array)) or place.path.endswith('/var') and np.any(array < 0):
     raise ValueError(f'expected {place.key} to hold finite numbers, and variances of at least 0, got others')
   return array

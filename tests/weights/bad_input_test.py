@@ -49,7 +49,7 @@ def files(folder):
   sound = pth_files.save(folder, network).rename(folder / 'sound.pth').read_bytes()
   legacy = pth_files.save(folder, network, legacy=True).read_bytes()
   (folder / 'cut.pth').write_bytes(sound[:len(sound) // 2])
-  (folder / 'cut_legacy.pth').write_bytes(legacy[:len(legacy) // 2])
+  (folder / 'cut_legacy.pth').write_bytes(legacy[:-10])
   (folder / 'hostile.pth').write_bytes(
       pth_files.write_zip(folder, pickle.dumps(Runs(f'touch {folder / "was_run"}'), 2)).read_bytes())
   pth_files.save(folder, {'conv1.weight': np.zeros((4, 3, 7, 7), np.float32), 'fc.bias': np.zeros(9, np.float32)}

@@ -9,6 +9,7 @@ import pytest
 
 from mtl_jax import checkpoints, learned, runs
 from mtl_jax.phases import meta_test
+from mtl_jax.phases.meta_train import MetaTrainConfig
 from mtl_jax.validation import Validation
 from mtl_jax.weights import names, npy, sources, workdir
 from tests import tiny_runs
@@ -76,9 +77,12 @@ def test_tensorflow_dictionaries_are_scored_by_batch_statistics_and_meta_trained
   result = imports(f'--source={source}', '--format=tensorflow', f'--workdir={run}')
   assert result.returncode == 0, result.stderr
   assert 'pre-trained resnet12 in' in result.stdout and 'have no running statistics' in result.stdout
-  result = tiny_runs.launch('meta_train', f'--pretrained={run}', f'--workdir={trained}')
-  assert result.returncode == 1 and 'without running statistics of batch norm: give' in result.stderr
-  tiny_runs.finished('meta_train', f'--pretrained={run}', f'--workdir={trained}', '--batch_stats=batch', '--steps=4')
+  config, validation = MetaTrainConfig(way=WAY, query=2), Validation(way=WAY, num_tasks=2)
+  with pytest.raises(ValueError, match='without running statistics of batch norm: give --batch_stats=batch'):
+    runs.meta_train_run(toy_dataset(), pretrained=str(run), config=config, validation=validation, seed=0,
+                        workdir=str(trained))
+  tiny_runs.finished('meta_train', f'--pretrained={run}', f'--workdir={trained}', '--batch_stats=batch', '--steps=1',
+                     '--num_ordinary_tasks=1', '--num_hard_tasks=0', '--gradient_order=first')
   result = imports(f'--workdir={trained}', f'--export={tmp_path / "npy"}')
   assert result.returncode == 0, result.stderr
   found = sources.read(str(tmp_path / 'npy'), 'tensorflow')

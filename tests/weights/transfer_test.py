@@ -59,8 +59,7 @@ def test_every_tensor_of_their_pytorch_modules_has_a_place(meta_trained):
 
 
 def test_published_widths_are_recognised():
-  found = transfer.from_authors(pytorch() | {}, 'pytorch').backbone
-  assert found == {'name': 'resnet25', 'width': 2}
+  """Without the tensors of full size, which take a second."""
   for format, key, shape in (('pytorch', 'conv1.weight', (80, 3, 3, 3)),
                              ('tensorflow', 'weights/block1_conv1', (3, 3, 3, 64))):
     assert 'width' not in transfer._options({key: np.zeros(shape)}, format)
@@ -90,8 +89,10 @@ def ours(format, **learned):
   name, width, epsilon = {'pytorch': ('resnet25', 2, None), 'tensorflow': ('resnet12', 2, 1e-3)}[format]
   network = backbones.create(name, (32, 32, 3), width=width, norm_epsilon=epsilon)
   random = np.random.default_rng(0)
+
   def draw(tree):
     return jax.tree.map(lambda x: random.uniform(0.5, 1.5, x.shape).astype(np.float32), tree)
+
   variables = draw(jax.eval_shape(network.init, jax.random.key(0)))
   config = meta_train.MetaTrainConfig(way=3, **learned)
   shapes = jax.eval_shape(lambda v: meta_train.init(network, v, config).meta_params, variables)
@@ -107,19 +108,14 @@ def test_ours_to_theirs_to_ours(format, learned):
   if format == 'tensorflow':  # nor can they hold running statistics
     assert set(exported.left_out) == {'batch_stats/' + path for path in leaves(variables.batch_stats)}
     variables = variables._replace(batch_stats=found.backbone_vars.batch_stats)
-    shifts, expected = (
-        {path: leaf for path, leaf in leaves(tree.scale_shift).items() if path.endswith('/shift')}
-        for tree in (found.meta_params, meta_params))
-    for path, shift in expected.items():
-      np.testing.assert_allclose(shifts[path], shift, atol=4e-7)
-    meta_params = meta_params._replace(scale_shift=learnable.merge(meta_params.scale_shift, _nested(shifts)))
   variables = variables._replace(params=learnable.merge(variables.params, meta_params.weights))
   assert_same(found.backbone_vars._asdict(), variables._asdict())
-  assert_same(found.meta_params._asdict(), meta_params._asdict())
-
-
-def _nested(flat):
-  return transfer._nested(flat)
+  assert_same(found.meta_params._replace(scale_shift={})._asdict(), meta_params._replace(scale_shift={})._asdict())
+  phi, expected = leaves(found.meta_params.scale_shift), leaves(meta_params.scale_shift)
+  assert phi.keys() == expected.keys()
+  for path, leaf in expected.items():  # a shift has been added to a bias and taken off again
+    rounding = 4e-7 if format == 'tensorflow' and path.endswith('/shift') else 0
+    np.testing.assert_allclose(phi[path], leaf, rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize('format', names.FORMATS)
@@ -177,8 +173,7 @@ def test_tensorflow_has_no_running_statistics():
 def test_any_floats_become_float32(dtype):
   tensors = tensorflow()
   found = transfer.from_authors({key: array.astype(dtype) for key, array in tensors.items()}, 'tensorflow')
-  assert {np.asarray(leaf).dtype for leaf in jax.tree.leaves(found)[:-1] if hasattr(leaf, 'dtype')} == {
-      np.dtype(np.float32)}
+  assert {leaf.dtype for leaf in jax.tree.leaves((found.backbone_vars, found.meta_params))} == {np.dtype('float32')}
 
 
 def test_the_file_of_another_network_names_what_is_missing_and_unexpected():
@@ -201,7 +196,6 @@ def test_the_file_of_another_network_names_what_is_missing_and_unexpected():
     ('encoder.bn1.bias', lambda x: x * np.nan, 'to hold finite numbers'),
     ('encoder.bn1.running_var', lambda x: -x, 'and variances of at least 0'),
     ('encoder.bn1.bias', lambda x: x.astype(np.float64) + 1e300, 'to hold finite numbers'),
-    ('base_learner.vars.1', lambda x: x[:0], 'of shape'),
     ('base_learner.fc1_w', lambda x: x + 1, 'to equal base_learner.vars.0, of which it is another name'),
 ])
 @pytest.mark.filterwarnings('error')
