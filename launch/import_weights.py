@@ -1,4 +1,4 @@
-"""Makes a run of weights that the paper's authors published, for meta_train or meta_test; or writes a run as such.
+"""Makes a run of weights of the authors' code, for meta_train or meta_test; or writes a run as such weights.
 
   python -m launch.import_weights --source=max_acc.pth --format=pytorch --workdir=runs/authors
   python -m launch.import_weights --workdir=runs/mtl --export=mtl.npz
@@ -34,9 +34,12 @@ def run():
   found = workdir.write(options.WORKDIR.value, sources.read(SOURCE.value, FORMAT.value), FORMAT.value,
                         source=SOURCE.value, way=way, shot=options.SHOT.value, image_size=options.IMAGE_SIZE.value)
   kind = 'pre-trained' if found.meta_params is None else 'meta-trained'
-  print(f'{kind} {names.FORMATS[FORMAT.value]} written to {options.WORKDIR.value}')
+  print(f'{kind} {names.FORMATS[FORMAT.value]} in {options.WORKDIR.value}')
   if found.left_out:
     print(f'left out, having no place here: {", ".join(found.left_out)}')
+  if FORMAT.value == 'tensorflow':
+    print('these weights have no running statistics of batch norm: give --batch_stats=batch to meta_train, and '
+          '--protocol=paper or --batch_stats=batch to meta_test')
 
 
 def _export():
@@ -49,6 +52,8 @@ def _export():
   print(f'{len(exported.tensors)} tensors written to {EXPORT.value}')
   if exported.left_out:
     print(f"left out, having no place in the authors' files: {', '.join(exported.left_out)}")
+  for difference in workdir.unlike_theirs(options.WORKDIR.value):
+    print(f"unlike the authors' code, this run has {difference}")
 
 
 if __name__ == '__main__':

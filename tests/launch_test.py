@@ -11,7 +11,7 @@ import pytest
 from mtl_jax import checkpoints
 from tests import tiny_runs
 
-LAUNCHERS = ['pretrain', 'meta_train', 'meta_test', 'quickstart', 'reproduce']
+LAUNCHERS = ['pretrain', 'meta_train', 'meta_test', 'quickstart', 'reproduce', 'import_weights']
 COMMON = {'command', 'seconds', 'device', 'versions', 'seed'}
 
 
@@ -150,8 +150,8 @@ def test_help_explains_every_flag(name):
   assert f'python -m launch.{name}' in result.stdout
   explained = re.findall(r'^  --(?:\[no\])?(\w+):[ \n]*(.*)', result.stdout, re.MULTILINE)
   flags = dict(explained)
-  assert {'workdir', 'seed'} <= flags.keys()
-  if name not in ('quickstart', 'reproduce'):  # these have settings of their own
+  assert {'workdir', *(['seed'] if name != 'import_weights' else [])} <= flags.keys()
+  if name not in ('quickstart', 'reproduce', 'import_weights'):  # these have settings of their own
     assert {'dataset', 'data_dir', 'way', 'shot', 'compile_cache'} <= flags.keys()
   without_words = [flag for flag, text in explained if not re.sub(r'<.*?>:?', '', text).strip()]
   assert not without_words

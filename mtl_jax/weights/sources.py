@@ -21,9 +21,11 @@ def read(source: str, format: str) -> dict[str, np.ndarray]:
 
   Raises:
     ValueError: a file is damaged, holds something else than arrays, or it is not clear which dictionary it is.
-    OSError: it cannot be read.
+    OSError: it is not there, or cannot be read.
   """
   from mtl_jax.weights import npy, pth  # lazily, as each reads one kind of file
+  if format == 'pytorch' or source.endswith('.npz'):
+    _check_file(source)
   if source.endswith('.npz'):
     return npy.read(source)
   if format == 'pytorch':
@@ -76,6 +78,13 @@ def check_new(path: str, format: str) -> None:
     raise FileNotFoundError(f'folder {folder} does not exist: choose another --export')
 
 
+def _check_file(path):
+  if not os.path.exists(path):
+    raise FileNotFoundError(f'{path} does not exist: expected a file of weights')
+  if os.path.isdir(path):
+    raise IsADirectoryError(f'{path} is a folder: expected a file of weights')
+
+
 def _dictionaries(source):
   """Returns dictionary -> file."""
   if os.path.isdir(source):
@@ -84,6 +93,7 @@ def _dictionaries(source):
     paths = source.split(',')
   found = {}
   for path in paths:
+    _check_file(path)
     match = re.match(r'(ss_|fc_)?weights', os.path.basename(path))
     if not match:
       raise ValueError(f'expected the name of {path} to begin with {", ".join(_DICTIONARIES)}, to tell which '

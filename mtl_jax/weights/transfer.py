@@ -3,6 +3,7 @@
 Scale and shift mean the same on both sides for PyTorch. In TensorFlow the shift takes the place of the bias, so here
 the shift is the difference: b + Φ_S2 is theirs.
 """
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -56,10 +57,7 @@ def from_authors(tensors: Mapping[str, np.ndarray], format: str) -> Transferred:
   known = names.places(format, meta_trained=meta_trained)
   left_out = _check_names(tensors, known, format, meta_trained)
   options = _options(tensors, format)
-  network = backbones.create(image_shape=(32, 32, 3), **options)
-  initial = jax.eval_shape(network.init, jax.random.key(0))
-  way = np.size(tensors[known[-1].key]) if meta_trained else 1
-  shapes = {path: leaf.shape for path, leaf in _flat(initial, _meta_like(network, initial, way)).items()}
+  shapes = _shapes(tuple(options.items()), np.size(tensors[known[-1].key]) if meta_trained else 1)
   ours = {place.path: _to_ours(_checked(place, tensors[place.key], shapes[place.path]), place.layout)
           for place in known}
   if format == 'tensorflow':
@@ -146,9 +144,14 @@ def _options(tensors, format):
   return options | ({'norm_epsilon': 1e-3} if format == 'tensorflow' else {})
 
 
-def _meta_like(network, initial, way):
-  return MetaParams(jax.eval_shape(lambda params: scale_shift.init(params, network.scaled_layers), initial.params), {},
-                    jax.eval_shape(lambda: base_learner.init(network.feature_dim, way)), {})
+@functools.lru_cache(maxsize=8)
+def _shapes(options, way):
+  """Our path -> shape, of the network that these pairs of option and value make, its Φ_S, and θ of N classes."""
+  network = backbones.create(image_shape=(32, 32, 3), **dict(options))
+  initial = jax.eval_shape(network.init, jax.random.key(0))
+  phi = jax.eval_shape(lambda params: scale_shift.init(params, network.scaled_layers), initial.params)
+  theta = jax.eval_shape(lambda: base_learner.init(network.feature_dim, way))
+  return {path: leaf.shape for path, leaf in _flat(initial, MetaParams(phi, {}, theta, {})).items()}
 
 
 def _checked(place, array, shape):
@@ -158,7 +161,8 @@ def _checked(place, array, shape):
     raise ValueError(f'expected {place.key} of shape {expected}, got {array.shape}')
   if not jnp.issubdtype(array.dtype, jnp.floating):
     raise ValueError(f'expected {place.key} to hold floating-point numbers, got {array.dtype}')
-  array = array.astype(np.float32)
+  with np.errstate(over='ignore'):  # what overflows is not finite and refused
+    array = array.astype(np.float32)
   if not np.all(np.isfinite(array)) or place.path.endswith('/var') and np.any(array < 0):
     raise ValueError(f'expected {place.key} to hold finite numbers, and variances of at least 0, got others')
   return array

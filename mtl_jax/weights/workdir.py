@@ -9,6 +9,7 @@ import zlib
 
 import jax
 import numpy as np
+from absl import logging
 
 from mtl_jax import checkpoints, learned, workdirs
 from mtl_jax.data.pools import NORMALIZATIONS
@@ -17,14 +18,18 @@ from mtl_jax.validation import Validation
 from mtl_jax.weights import names, transfer
 
 IMAGE_SIZE = {'pytorch': 80, 'tensorflow': 84}  # pixels
+_NORMALIZATION = {'pytorch': 'authors', 'tensorflow': 'unit'}
+_NORM_EPSILON = {'pytorch': 1e-5, 'tensorflow': 1e-3}
 
-# How the authors' two implementations meta-train.
+# How the authors' two implementations meta-train. Their PyTorch code gives θ ten times the rate of Φ_S; here there is
+# one. Their TensorFlow code has an inner rate of 0.001 on the *sum* of the cross-entropy over K: at test, with the
+# doubled support of 5 classes, that is 0.01 on its mean. Its shifts take the place of the biases, yet start at them.
 _CONFIG = {
     'pytorch': meta_train.MetaTrainConfig(
         steps=10_000, meta_batch=1, ordinary_tasks=1, hard_tasks=0, inner_steps=100, gradient_order='first',
-        outer_lr=1e-4, learn_norm=True, batch_stats_mode='batch', crop_padding=0, flip=False),
+        outer_lr=1e-4, outer_lr_floor=0.0, learn_norm=True, batch_stats_mode='batch', crop_padding=0, flip=False),
     'tensorflow': meta_train.MetaTrainConfig(
-        steps=20_000, hard_tasks=0, replace_bias=True, batch_stats_mode='batch', crop_padding=0, flip=False)}
+        steps=20_000, hard_tasks=0, batch_stats_mode='batch', crop_padding=0, flip=False)}
 
 
 def write(workdir: str, tensors: dict[str, np.ndarray], format: str, *, source: str, way: int | None = None,
@@ -35,7 +40,7 @@ def write(workdir: str, tensors: dict[str, np.ndarray], format: str, *, source: 
     workdir: claimed for it; nothing is written before all tensors have found their places.
     tensors: their key -> array.
     format: 'pytorch' or 'tensorflow'.
-    source: where they come from, to be noted.
+    source: where they come from, to be noted in the results; the same tensors from elsewhere are the same run.
     way: N that is expected of meta-trained weights; None takes whatever they have.
     shot: K that they were meta-trained for, which their files do not say.
     image_size: pixels of the images that the network will see; None for the authors' own.
@@ -55,17 +60,18 @@ def write(workdir: str, tensors: dict[str, np.ndarray], format: str, *, source: 
       raise ValueError(f'expected weights for {way} classes (--way), got {source} for {file_way}')
     way = file_way
   settings = _settings(found, format, way or 5, shot, image_size or IMAGE_SIZE[format])
-  settings['imported'] = {'format': format, 'source': source, 'digest': _digest(tensors),
-                          'running_statistics': format != 'tensorflow'}
+  settings['imported'] = {'format': format, 'digest': _digest(tensors), 'running_statistics': format != 'tensorflow'}
   workdirs.claim(workdir, settings)
   if workdirs.read_results(workdir) is not None:
+    logging.info('the run in %s is finished: nothing to do', workdir)
     return found
   with workdirs.in_use(workdir):
     checkpoints.save_tree(os.path.join(workdir, 'backbone'), found.backbone_vars)
     if found.meta_params is not None:
       checkpoints.save_tree(os.path.join(workdir, 'meta_params'), found.meta_params)
     workdirs.write_results(workdir, {
-        'command': settings['command'], 'imported': settings['imported'], 'left_out': list(found.left_out),
+        'command': settings['command'], 'imported': settings['imported'], 'source': source,
+        'left_out': list(found.left_out),
         'seed': settings['seed'], 'seconds': time.monotonic() - began, **workdirs.describe_machine()})
   return found
 
@@ -98,12 +104,41 @@ def export(workdir: str) -> transfer.Exported:
   return transfer.to_authors(*jax.device_get((run.backbone_vars, run.meta_params)), format)
 
 
+def unlike_theirs(workdir: str) -> tuple[str, ...]:
+  """Names what a run has that the authors' code has otherwise and their files cannot say.
+
+  Args:
+    workdir: of a finished run that `format_of` knows.
+
+  Returns:
+    One phrase for each such thing; with all of them their code computes something else.
+  """
+  settings, format = learned.trained_settings(workdir), format_of(workdir)
+  epsilon, width = (settings['backbone'].get(name) for name in ('norm_epsilon', 'width'))
+  mean, std = (np.asarray(settings['normalization'][name]) for name in ('mean', 'std'))
+  theirs = np.asarray(NORMALIZATIONS[_NORMALIZATION[format]])
+  differs = {
+      f'an epsilon of batch norm of {epsilon or 1e-5}, theirs is {_NORM_EPSILON[format]}':
+          (epsilon or 1e-5) != _NORM_EPSILON[format],
+      f'a width of {width}': width is not None,
+      f'images normalised by mean {_rounded(mean)} and deviation {_rounded(std)}, theirs are {_rounded(theirs[0])} and '
+      f'{_rounded(theirs[1])}': not np.allclose([mean, std], theirs, atol=1e-5),
+      'features averaged with those of the mirror image, or of one length': any(
+          value not in (False, 'none', None) for value in settings.get('readout', {}).values()),
+      'an inner loop that adapts the network': settings['config'].get('adapts', 'head') != 'head'}
+  return tuple(phrase for phrase, is_so in differs.items() if is_so)
+
+
+def _rounded(values):
+  return np.round(values, 4).tolist()
+
+
 def _settings(found, format, way, shot, image_size):
   config = _CONFIG[format]._replace(way=way, shot=shot)
   # Their PyTorch code tests by running statistics; their TensorFlow code has none.
   validation = Validation(way=way, shot=shot).like(config)
   validation = validation._replace(batch_stats_mode='running' if format == 'pytorch' else 'batch')
-  mean, std = NORMALIZATIONS['authors' if format == 'pytorch' else 'unit']
+  mean, std = NORMALIZATIONS[_NORMALIZATION[format]]
   trained = found.meta_params is not None
   return {'command': 'meta_train' if trained else 'pretrain', 'dataset': 'imported',
           'image_shape': [image_size, image_size, 3], 'normalization': {'mean': list(mean), 'std': list(std)},

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import strategies
 
 from mtl_jax.weights import pth
+from tests.weights.pth_files import NUMBERS, SOUND, named, op, tensor, write_legacy, write_zip
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'weights'
 BASE = np.arange(60, dtype=np.float32).reshape(6, 10) / 4
@@ -85,47 +86,6 @@ def test_written_on_a_big_endian_machine(tmp_path):
         content = b''.join(content[i:i + size][::-1] for i in range(0, len(content), size))
       target.writestr(info.filename, b'big' if info.filename.endswith('/byteorder') else content)
   assert_holds(path, TYPES)
-
-
-# Files of our own making, opcode by opcode.
-
-
-def op(value):
-  return pickle.dumps(value, 2)[2:-1]
-
-
-def tensor(offset=0, shape=(2, 3), stride=(3, 1), size=6, key='0', kind='FloatStorage', view=b''):
-  storage = b'(' + op('storage') + f'ctorch\n{kind}\n'.encode() + op(key) + op('cpu') + op(size) + view + b'tQ'
-  return (b'ctorch._utils\n_rebuild_tensor_v2\n(' + storage + op(offset) + op(shape) + op(stride) +
-          b'\x89ccollections\nOrderedDict\n)RtR')
-
-
-def named(**values):
-  return b'\x80\x02}(' + b''.join(op(name) + value for name, value in values.items()) + b'u.'
-
-
-NUMBERS = np.arange(6, dtype='<f4')
-SOUND = named(w=tensor())
-
-
-def write_zip(tmp_path, pickled, storages=None, compression=zipfile.ZIP_STORED, folder='archive', **more):
-  path = tmp_path / 'file.pth'
-  storages = {'0': NUMBERS.tobytes()} if storages is None else storages
-  with zipfile.ZipFile(path, 'w', compression) as archive:
-    archive.writestr(f'{folder}/data.pkl', pickled)
-    for key, content in storages.items():
-      archive.writestr(f'{folder}/data/{key}', content)
-    for name, content in more.items():
-      archive.writestr(f'{folder}/{name}', content)
-  return path
-
-
-def write_legacy(tmp_path, pickled, keys=('0',), counts=(6,), content=bytes(24), version=1001):
-  path = tmp_path / 'file.pth'
-  head = [pickle.dumps(value, 2) for value in (0x1950a86a20f9469cfc6c, version, {'little_endian': True})]
-  counts = b''.join(struct.pack('<q', count) for count in counts)
-  path.write_bytes(b''.join(head) + pickled + pickle.dumps(list(keys), 2) + counts + content)
-  return path
 
 
 def test_files_of_our_own_making_are_sound(tmp_path):
