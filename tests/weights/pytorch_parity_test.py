@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, learnable
+from mtl_jax import backbones, learnable, outer_loop
 from mtl_jax.phases import meta_train
 from mtl_jax.types import Episode
 from mtl_jax.weights import names, transfer
@@ -49,7 +49,7 @@ def step(meta_params, variables, task, network, differentiated):
   found = {f'{name}_features': network.features(modulated, images, batch_stats_mode=mode) for name, images, mode in (
       ('running', task.query_images, 'running'), ('support', task.support_images, 'batch'),
       ('query', task.query_images, 'batch'))}
-  loss = functools.partial(meta_train.outer_loss, backbone=network, config=CONFIG)
+  loss = functools.partial(outer_loop.query_loss, backbone=network, config=CONFIG)
   arguments = meta_params, variables, jax.tree.map(lambda x: x[None], task)
   (loss, logits), gradient = (jax.value_and_grad(loss, has_aux=True)(*arguments) if differentiated else
                               (loss(*arguments), None))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, learnable
+from mtl_jax import backbones, learnable, outer_loop
 from mtl_jax.phases import meta_train
 from mtl_jax.types import Episode
 from mtl_jax.weights import transfer
@@ -93,7 +93,7 @@ def step(shot):
       way=WAY, shot=shot, query=QUERY, meta_batch=1, inner_lr=INNER_LR, inner_steps=INNER_STEPS,
       batch_stats_mode='batch')
   tasks = jax.tree.map(lambda x: np.asarray(x[None], np.float32 if x.dtype.kind == 'f' else np.int32), task(shot))
-  return jax.jit(jax.value_and_grad(functools.partial(meta_train.outer_loss, backbone=network, config=config),
+  return jax.jit(jax.value_and_grad(functools.partial(outer_loop.query_loss, backbone=network, config=config),
                                     has_aux=True))(meta_params, variables, tasks)
 
 
