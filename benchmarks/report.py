@@ -90,7 +90,8 @@ def about(results: dict) -> list[str]:
   Returns:
     Lines.
   """
-  lines = [f'{results["machine"]}; {results["date"]}; {results["settings"]["pairs"]} rounds']
+  pairs = results['settings']['pairs']
+  lines = [f'{results["machine"]}; {results["date"]}; {pairs} round{"s" if pairs > 1 else ""}']
   for side, described in results['workers'].items():
     versions = ', '.join(f'{package} {version}' for package, version in described['versions'].items())
     lines.append(f'{side}: {versions}; {described["device"]}, {described["threads"]} threads')
