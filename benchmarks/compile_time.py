@@ -48,7 +48,7 @@ def _measure(settings, bench):
                           for end, found in row['sides'].items()}
           continue
         asked = _asked(settings, measure, paths[measure], steps)
-        _cold_and_warm(bench, side, measure, mode, asked, row['sides'], os.path.join(folder, f'{measure}{name}{steps}'))
+        _cold_and_warm(bench, side, measure, mode, asked, row['sides'])
         if row['sides']['cold'].get('skip', '').startswith('>'):
           too_long[measure, name] = steps
         report.say(f'compile, round {turn + 1}', {'of': measure, 'by': name, 'steps': steps}, row['sides'])
@@ -74,9 +74,9 @@ def _asked(settings, measure, path, steps):
   return {'inputs': path, 'inner_steps': steps, 'inner_lr': settings['inner_lr'], 'order': settings['order']}
 
 
-def _cold_and_warm(bench, side, measure, mode, asked, records, cache):
+def _cold_and_warm(bench, side, measure, mode, asked, records):
   """Adds one measurement of each to `records`: seconds of the first call less those of a steady one."""
-  with tempfile.TemporaryDirectory(prefix=os.path.basename(cache), dir=os.path.dirname(cache)) as folder:
+  with tempfile.TemporaryDirectory() as folder:
     environment = {name: _VALUES[name] if place is None else os.path.join(folder, place)
                    for name, place in _CACHES[side].items()}
     for end in ('cold', 'warm'):
