@@ -82,7 +82,7 @@ def test_tensorflow_dictionaries_are_scored_by_batch_statistics_and_meta_trained
     runs.meta_train_run(toy_dataset(), pretrained=str(run), config=config, validation=validation, seed=0,
                         workdir=str(trained))
   tiny_runs.finished('meta_train', f'--pretrained={run}', f'--workdir={trained}', '--batch_stats=batch', '--steps=1',
-                     '--num_ordinary_tasks=1', '--num_hard_tasks=0', '--gradient_order=first')
+                     '--num_ordinary_tasks=1', '--nohard_tasks', '--gradient_order=first')
   result = imports(f'--workdir={trained}', f'--export={tmp_path / "npy"}')
   assert result.returncode == 0, result.stderr
   found = sources.read(str(tmp_path / 'npy'), 'tensorflow')
