@@ -16,7 +16,8 @@ STEPS = flags.DEFINE_integer('steps', 1000, 'Outer steps, rounded up to whole cy
 QUERY = flags.DEFINE_integer('query', 15, 'Query images per class (Q).', lower_bound=1)
 META_BATCH = flags.DEFINE_integer('meta_batch', 2, 'Tasks per outer step.', lower_bound=1)
 TASKS_AT_ONCE = flags.DEFINE_integer('tasks_at_once', 0, 'Tasks of a meta-batch that are in memory at a time, at most, '
-                                     'on each device; their gradients add up. 0: all of them.', lower_bound=0)
+                                     'on each device; their gradients add up. 0: one on a CPU, all on others.',
+                                     lower_bound=0)
 HARD = flags.DEFINE_bool('hard_tasks', True, 'Compose hard tasks of the classes that failed (HT meta-batch).')
 NUM_ORDINARY = flags.DEFINE_integer('num_ordinary_tasks', 20, 'Ordinary tasks of a cycle (K).', lower_bound=1)
 NUM_HARD = flags.DEFINE_integer('num_hard_tasks', 10, "Hard tasks of a cycle (K').", lower_bound=1)

@@ -80,7 +80,7 @@ def _value_and_gradient(meta_params, backbone_vars, tasks, backbone, config):
   """Those of `query_loss`; in parts of the meta-batch whose gradients add up, so that activations are those of one."""
   value_and_grad = jax.value_and_grad(functools.partial(query_loss, backbone=backbone, config=config), has_aux=True)
   num_tasks = tasks.class_ids.shape[0]
-  most = config.tasks_at_once or num_tasks
+  most = config.tasks_at_once or _tasks_at_once(config, num_tasks)
   at_once = max(n for n in range(1, num_tasks + 1) if n <= most and num_tasks % n == 0)
   if at_once == num_tasks:
     return value_and_grad(meta_params, backbone_vars, tasks)
@@ -95,3 +95,9 @@ def _value_and_gradient(meta_params, backbone_vars, tasks, backbone, config):
   (loss, gradient), logits = jax.lax.scan(add, zeros, parts)
   loss, gradient = jax.tree.map(lambda x: x * (at_once / num_tasks), (loss, gradient))
   return (loss, logits.reshape(num_tasks, *logits.shape[2:])), gradient
+
+
+def _tasks_at_once(config, num_tasks):
+  """One on a CPU, which is no slower there and takes less memory; inner loops over the network see to it themselves."""
+  alone = jax.default_backend() == 'cpu' and inner_loop.LOOPS[config.adapts] is not inner_loop.adapt_networks
+  return 1 if alone else num_tasks

@@ -19,7 +19,7 @@ class MetaTrainConfig(NamedTuple):
   shot: int = 1
   query: int = 15
   meta_batch: int = 2            # tasks per outer step
-  tasks_at_once: int = 0         # how many of these, at most, are in memory at a time on a device; 0: all
+  tasks_at_once: int = 0         # how many of these, at most, are in memory at a time on a device; 0: as suits it
   ordinary_tasks: int = 20       # K, ordinary tasks of one cycle
   hard_tasks: int = 10           # K', hard tasks of one cycle; 0 switches them off
   inner_lr: float = 0.01

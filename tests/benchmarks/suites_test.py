@@ -69,7 +69,7 @@ def test_meta_step_has_memory_and_a_share_of_the_peak(measured):
   assert len(record['turns']) == 2 and record['min'] <= record['median'] <= record['max']
   assert record['tasks_per_second'] == pytest.approx(2 / record['median'])
   assert record['peak_bytes'] > 1e6 and record['first'] > record['median']
-  assert row['sides']['jax one_task']['first_value'] == pytest.approx(record['first_value'], rel=1e-5)
+  assert row['sides']['jax all_tasks']['first_value'] == pytest.approx(record['first_value'], rel=1e-5)
   assert 'Losses of the first step differ between sides by at most' in results['notes'][-1]
   peak = results['peaks']['float32']['jax']
   assert record['share_of_peak'] == pytest.approx(row['flops'] / record['median'] / peak)
