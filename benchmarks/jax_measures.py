@@ -18,7 +18,7 @@ _MEAN = _STD = np.full(3, 0.5, np.float32)  # of images whose values mean nothin
 
 class Measure(NamedTuple):
   """One timed unit."""
-  run: Callable[[], Any]                      # waits for the device; returns the value to report
+  run: Callable[[], Any]                      # returns the value to report, or what comes with it
   save: Callable[[str], float] | None = None  # writes loss and gradients to a file, returns the loss
   amount: float | None = None                 # then the value is this much per second
   about: dict = {}                            # for the answer to the setup

@@ -59,7 +59,7 @@ class Server:
   def _timed(self):
     machine.reset_peak()
     start = time.perf_counter()
-    result = self._measure.run()
+    result = jax.block_until_ready(self._measure.run())  # the mean of an array is an array, and may be on its way
     seconds = time.perf_counter() - start
     value = result if self._measure.amount is None else self._measure.amount / seconds
     stats = jax.local_devices()[0].memory_stats() or {}

@@ -1,14 +1,16 @@
 """Every suite in smoke size with this library alone, in this process: figures, files, and what they say."""
 import collections
 import json
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from benchmarks import inputs, plan, report, rounds, workers
+from benchmarks import inputs, jax_worker, plan, report, rounds, workers
 from launch import benchmark
 from tests.benchmarks.in_process import BenchInProcess, InProcess
 
@@ -111,6 +113,16 @@ def test_compile_has_fresh_workers_and_stops_where_it_takes_too_long(monkeypatch
   # long one is asked for once in all, cold.
   counts = collections.Counter(folders)
   assert sorted(counts.values()) == [1] + [2] * (2 * (3 * 2 + 1))
+
+
+def test_a_run_is_timed_until_its_result_is_there(monkeypatch):
+  slow = jax.jit(lambda x: jax.pure_callback(lambda y: (time.sleep(0.3), y)[1], x, x))
+  monkeypatch.setattr(jax_worker.jax_measures, 'prepare',
+                      lambda *_: jax_worker.jax_measures.Measure(lambda: np.mean(slow(jnp.ones(3)))))
+  server = jax_worker.Server()
+  server.answer({'do': 'setup', 'measure': 'any', 'mode': 'any'})
+  answer = server.answer({'do': 'run'})
+  assert answer['value'] == 1 and answer['seconds'] >= 0.3
 
 
 def test_pytorch_beside_the_library(monkeypatch, tmp_path):
