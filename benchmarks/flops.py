@@ -53,8 +53,8 @@ def meta_step(network: str, image_size: int, *, tasks: int, way: int, shot: int,
 def inner_loop(support: int, query: int, features: int, way: int, steps: int) -> int:
   """Counts the multiply-adds of the dual inner loop of one task, with its second-order gradient.
 
-  Products of features (G, H and the first logits) and one product [n, n] x [n, N] per step; a product has a gradient to
-  each of its two factors, so value and gradient are three times the value.
+  Products of features (G, the first logits, the adapted classifier and its logits) and one product [n, n] x [n, N] per
+  step; a product has a gradient to each of its two factors, so value and gradient are three times the value.
 
   Args:
     support: n, support images.
@@ -66,7 +66,7 @@ def inner_loop(support: int, query: int, features: int, way: int, steps: int) ->
   Returns:
     Multiply-adds.
   """
-  products = (support + query) * features * (support + way) + query * support * way
+  products = support * features * (support + 2 * way) + query * features * way
   return 3 * (products + steps * support * support * way)
 
 

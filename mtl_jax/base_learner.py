@@ -58,9 +58,9 @@ def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels
           gradient_order: str = 'second', regularization: jax.Array | float = 0.0) -> AdaptResult:
   """Adapts θ to the support set by gradient descent, in dual form, and scores the query set.
 
-      G = E_s E_sᵀ + 1,  H = E_q E_sᵀ + 1,  A_0 = 0
+      G = E_s E_sᵀ + 1,  A_0 = 0
       Z_t = E_s W + b - G A_t,  R_t = (softmax(Z_t) - Y) / n,  A_{t+1} = A_t + α_t (R_t - λ A_t)
-      query logits = E_q W + b - H A,  W' = W - E_sᵀ A,  b' = b - 1ᵀ A
+      W' = W - E_sᵀ A,  b' = b - 1ᵀ A,  query logits = E_q W' + b'
 
   This equals `num_steps` steps θ' <- θ' - α ∇ (L_support(θ') + λ/2 |θ' - θ|²). Memory for gradients through it is
   [num_steps, n, N]; compile time does not depend on `num_steps`.
@@ -106,9 +106,9 @@ def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels
     dual, span = jax.lax.stop_gradient((dual, span))
   if gradient_order == 'implicit':
     dual = _implicit(lambda a: slope(a, start - _product(gram, a)), jax.lax.stop_gradient(dual))
-  query_logits = logits(base_learner, query_features) - _product(_product(query_features, span.T) + 1, dual)
+  # Queries meet the adapted classifier, at m d N multiply-adds; their products with the support would take m d n.
   adapted = BaseLearner(base_learner.kernel - _product(span.T, dual), base_learner.bias - jnp.sum(dual, axis=0))
-  return AdaptResult(adapted, query_logits, losses)
+  return AdaptResult(adapted, logits(adapted, query_features), losses)
 
 
 def adapt_primal(base_learner: BaseLearner, support_features: jax.Array, support_labels: jax.Array,

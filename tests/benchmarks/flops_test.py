@@ -21,8 +21,8 @@ def test_resnet12_by_hand():
   assert count.forward == 6 * (sum(shortcuts) + sum(firsts) + sum(others))
   assert count.to_inputs == 6 * (sum(shortcuts[1:]) + sum(firsts[1:]) + sum(others))
   assert count.to_kernels == 6 * (sum(firsts) + sum(others))
-  # G 2x2 and H 4x2 over 16 features, the first logits of 6 images, H A, and three times G A.
-  assert count.inner_loop == 3 * ((2 * 2 + 4 * 2 + 6 * 2) * 16 + 4 * 2 * 2 + 3 * 2 * 2 * 2)
+  # Over 16 features: G 2x2, the first logits 2x2, the classifier's change and the logits 4x2; and three times G A.
+  assert count.inner_loop == 3 * ((2 * 2 + 2 * 2 + 2 * 2 + 4 * 2) * 16 + 3 * 2 * 2 * 2)
   assert count.flops == 2 * sum(count)
 
 

@@ -94,4 +94,4 @@ def test_one_outer_step(name, shot):
                 f'{name} {shot}-shot gradient of {part}')
   errors = {key: recipe.relative_error(gradient[key], expected[key]) for key in gradient if 'encoder' in key}
   print(f'{name} {shot}-shot worst of {len(errors)} gradients:', max((error, key) for key, error in errors.items()))
-  assert max(errors.values()) < 10 * TOLERANCE  # one by one some are short: of their own in float32 one is off by 7e-5
+  assert max(errors.values()) < 3 * TOLERANCE  # one by one some are short: of their own in float32 one is off by 7e-5
