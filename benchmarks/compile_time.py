@@ -14,6 +14,7 @@ from benchmarks.meta_step import step_request
 
 _MODES = {'inner_loop': ('jax dual', 'jax scan', 'jax unrolled', 'pytorch compile'),
           'meta_step': ('jax float32', 'pytorch compile')}
+_TORCH = ('compile',)
 _TITLES = {'inner_loop': 'value and gradient of the inner loop', 'meta_step': 'meta-step'}
 _CACHES = {'jax': {'JAX_COMPILATION_CACHE_DIR': 'xla', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': None},
            'pytorch': {'TORCHINDUCTOR_CACHE_DIR': 'inductor', 'TORCHINDUCTOR_FX_GRAPH_CACHE': None,
@@ -55,7 +56,7 @@ def _measure(settings, bench):
   rows = list(rows.values())
   skips = rounds.skipped([{f'{row["name"]}, {row["measure"]}': {'skip': why} for why in
                             {record['skip'] for record in row['sides'].values() if 'skip' in record}} for row in rows])
-  return {'rows': rows, 'notes': plan.without_pytorch(settings) + skips + _growth(rows, settings['steps'])}
+  return {'rows': rows, 'notes': plan.without_pytorch(settings, _TORCH) + skips + _growth(rows, settings['steps'])}
 
 
 def _inputs(settings, folder):
@@ -91,7 +92,8 @@ def _cold_and_warm(bench, side, measure, mode, asked, records):
         return
       turns = records[end].get('turns', []) + [max(0.0, found['first'] - found['median'])]
       starts = records[end].get('starts', []) + [one.start_seconds]
-      records[end] = {'turns': turns, 'starts': starts, **rounds.spread(turns)}
+      setups = records[end].get('setups', []) + [one.setup['seconds']]
+      records[end] = {'turns': turns, 'starts': starts, 'setups': setups, **rounds.spread(turns)}
 
 
 def _growth(rows, steps):
@@ -115,12 +117,15 @@ def _tables(results):
     header = ['inner steps', *(f'{name} {end}, s' for name in names for end in ('cold', 'warm'))]
     cells = [[str(number), *(report.seconds(rows[name, number][end]) for name in names for end in ('cold', 'warm'))]
              for number in steps]
-    starts = [report.seconds(rounds.spread(found)) if (found := [
-        seconds for number in steps for seconds in rows[name, number][end].get('starts', [])]) else report.NONE
-              for name in names for end in ('cold', 'warm')]
-    cells.append(['start of the process, s', *starts])
+    for label, key in (('before: start of the process, s', 'starts'), ('before: setting up, s', 'setups')):
+      cells.append([label, *(_over_steps(rows, name, end, key, steps) for name in names for end in ('cold', 'warm'))])
     tables.append(plan.Table(f'Seconds until the first result of the {title}, less a steady call', header, cells))
   return tables
+
+
+def _over_steps(rows, name, end, key, steps):
+  found = [seconds for number in steps for seconds in rows[name, number][end].get(key, [])]
+  return report.seconds(rounds.spread(found)) if found else report.NONE
 
 
 def _plot(results):
@@ -141,4 +146,4 @@ def _plot(results):
   return figure
 
 
-SUITE = plan.Suite(_settings, _measure, _tables, _plot)
+SUITE = plan.Suite(_settings, _measure, _tables, _plot, _TORCH)

@@ -37,7 +37,8 @@ def _measure(settings, bench):
   for side in sides.values():
     side.close()
   rows.sort(key=lambda row: (settings['orders'].index(row['order']), row['support'], row['steps'], row['tasks']))
-  return {'rows': rows, 'notes': plan.without_pytorch(settings) + rounds.skipped([row['sides'] for row in rows])}
+  notes = plan.without_pytorch(settings, _TORCH) + rounds.skipped([row['sides'] for row in rows])
+  return {'rows': rows, 'notes': notes}
 
 
 def _compare(sides, asked, pairs, too_long):
@@ -66,12 +67,17 @@ def _tables(results):
     cells = []
     for row in (row for row in results['rows'] if row['order'] == order):
       over = row['over_dual']
-      compared = ['pytorch unrolled', row['strongest']] if torch else ['jax scan']
+      compared = ['pytorch unrolled'] if torch else ['jax scan']
       cells.append([*(str(row[name]) for name in ('tasks', 'support', 'steps')),
                     *(report.seconds(row['sides'][name], 1e3) for name in names),
-                    *(report.ratio(over.get(name)) for name in compared)])
+                    *(report.ratio(over.get(name)) for name in compared), *([_strongest(row)] if torch else [])])
     tables.append(plan.Table(f'Value and gradient of the inner loop, {order} order', header, cells))
   return tables
+
+
+def _strongest(row):
+  name = row['strongest']
+  return report.NONE if name is None else f'{report.ratio(row["over_dual"].get(name))} {name.removeprefix("pytorch ")}'
 
 
 def _plot(results):
@@ -92,4 +98,4 @@ def _plot(results):
   return figure
 
 
-SUITE = plan.Suite(_settings, _measure, _tables, _plot)
+SUITE = plan.Suite(_settings, _measure, _tables, _plot, _TORCH)

@@ -8,6 +8,7 @@ from benchmarks import inputs, networks, plan, report, rounds
 from benchmarks.meta_step import step_request
 
 _ENDINGS = ('png', 'jpg')
+_TORCH = ('loader',)
 
 
 def _settings(request):
@@ -23,7 +24,7 @@ def _settings(request):
 
 def _measure(settings, bench):
   asked = {name: settings[name] for name in ('tasks', 'way', 'shot', 'query', 'image_size', 'batches')}
-  modes = plan.torch_modes(settings, ('loader',))
+  modes = plan.torch_modes(settings, _TORCH)
   sides = {'jax device': rounds.Side(bench, 'jax', 'input', 'device')}
   sides |= {f'pytorch loader {ending}': rounds.Side(bench, 'pytorch', 'input', 'loader')
             for ending in _ENDINGS if modes}
@@ -49,7 +50,7 @@ def _measure(settings, bench):
   over = {name: rounds.ratios(record['turns'], ours['turns']) for name, record in records.items()
           if name != 'jax device' and 'median' in record and 'median' in ours}
   return {'rows': [{'sides': records, 'over': over, 'step': step}],
-          'notes': plan.without_pytorch(settings) + rounds.skipped([records, {'the meta-step': step}]) +
+          'notes': plan.without_pytorch(settings, _TORCH) + rounds.skipped([records, {'the meta-step': step}]) +
           _notes(settings, step, bool(modes))}
 
 
@@ -100,4 +101,4 @@ def _plot(results):
   return figure
 
 
-SUITE = plan.Suite(_settings, _measure, _tables, _plot)
+SUITE = plan.Suite(_settings, _measure, _tables, _plot, _TORCH)

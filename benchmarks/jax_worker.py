@@ -67,6 +67,14 @@ class Server:
                                                                                machine.peak_bytes())}
 
 
+def _answer(server, line):
+  try:
+    request = json.loads(line)
+  except ValueError:
+    return {'error': f'expected a JSON object, got {line.strip()!r}'}
+  return server.answer(request)
+
+
 def main():
   """Answers until the input ends; whatever libraries print goes to stderr."""
   answers = os.fdopen(os.dup(1), 'w')
@@ -75,7 +83,7 @@ def main():
   server = Server()
   print(json.dumps(server.about()), file=answers, flush=True)
   for line in sys.stdin:
-    print(json.dumps(server.answer(json.loads(line))), file=answers, flush=True)
+    print(json.dumps(_answer(server, line)), file=answers, flush=True)
 
 
 if __name__ == '__main__':

@@ -51,7 +51,7 @@ def _measure(settings, bench):
       records, over = _compare(bench, step_request(settings, network, path), settings['pairs'], modes)
       report.say('meta_step', row, records)
       rows.append(row | _figures(row, records, settings, found) | {'over': over})
-  notes = plan.without_pytorch(settings) + rounds.skipped([row['sides'] for row in rows]) + peaks.notes(found)
+  notes = plan.without_pytorch(settings, TORCH) + rounds.skipped([row['sides'] for row in rows]) + peaks.notes(found)
   return {'rows': rows, 'peaks': found, 'notes': notes + _loss_notes(rows)}
 
 
@@ -150,4 +150,4 @@ def _plot(results):
   return figure
 
 
-SUITE = plan.Suite(_settings, _measure, _tables, _plot)
+SUITE = plan.Suite(_settings, _measure, _tables, _plot, TORCH)

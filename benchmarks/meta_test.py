@@ -33,7 +33,7 @@ def _measure(settings, bench):
   for row in rows:
     report.say('meta_test', {'tasks': row['num_tasks']}, row['sides'])
   return {'rows': rows, 'measured': found,
-          'notes': plan.without_pytorch(settings) + rounds.skipped([found]) + _scaling_notes(settings)}
+          'notes': plan.without_pytorch(settings, _TORCH) + rounds.skipped([found]) + _scaling_notes(settings)}
 
 
 def _asked(settings, path, num_tasks):
@@ -129,9 +129,14 @@ def _scaling_notes(settings):
   tasks = ' and '.join(f'{number:,}' for number in settings['num_tasks'])
   notes = [f'Scaled: the library encodes {sample} images in each round, counted {images / sample:g}-fold for the '
            f'{images:,} of the split; its tasks ({tasks}) run in full.']
-  if settings['pytorch']:
-    notes.append(f'Scaled: PyTorch per_task runs {settings["sample_tasks"]} tasks in each round; encoded is '
-                 f'put together from its times per image (of {sample}) and per task (of {settings["num_tasks"][0]}).')
+  modes = plan.torch_modes(settings, _TORCH)
+  if 'per_task' in modes:
+    notes.append(f'Scaled: PyTorch per_task runs {settings["sample_tasks"]} tasks in each round.')
+  if 'encoded' in modes:
+    least = settings['way'] * (settings['shot'] + settings['query'])
+    notes.append(f'Scaled: PyTorch encoded runs {sample} images with {settings["sample_tasks"]} tasks, and {least} '
+                 f'images with {settings["num_tasks"][0]} tasks, in each round; these give its time per image and per '
+                 'task.')
   return [*notes, '--whole runs everything in full. First calls, which compile, are apart.']
 
 
@@ -160,4 +165,4 @@ def _plot(results):
   return figure
 
 
-SUITE = plan.Suite(_settings, _measure, _tables, _plot)
+SUITE = plan.Suite(_settings, _measure, _tables, _plot, _TORCH)

@@ -12,7 +12,7 @@ class Request(NamedTuple):
   image_sizes: tuple[int, ...] = (32, 84, 224)  # pixels, of meta_step
   networks: tuple[str, ...] = ('resnet12',)
   tasks: int = 2                              # of one meta-step
-  limit: int = 300                            # seconds for a setup with its first run
+  limit: int = 300                            # seconds for setting up and the first run together
   torch_modes: tuple[str, ...] = ()           # of the PyTorch side; () for all
   whole: bool = False                         # meta_test: nothing scaled
   pytorch: bool = False                       # whether there is a Python with PyTorch
@@ -41,6 +41,7 @@ class Suite(NamedTuple):
   measure: Callable[[dict, Bench], dict]    # settings, workers -> `rows` and `notes`
   tables: Callable[[dict], list[Table]]     # of the results
   plot: Callable[[dict], object]            # of the results: a matplotlib Figure
+  torch_modes: tuple[str, ...] = ()         # those of its PyTorch side, if it has one
 
 
 def effort(settings: dict) -> Effort:
@@ -73,13 +74,18 @@ def torch_modes(settings: dict, modes: tuple[str, ...]) -> list[str]:
   return [mode for mode in modes if not settings['torch_modes'] or mode in settings['torch_modes']]
 
 
-def without_pytorch(settings: dict) -> list[str]:
+def without_pytorch(settings: dict, modes: tuple[str, ...]) -> list[str]:
   """Says that a side is missing.
 
   Args:
     settings: of a suite.
+    modes: all that the measure has.
 
   Returns:
     A line, or none.
   """
-  return [] if settings['pytorch'] else ['PyTorch is not installed in --torch_python: its columns are left out.']
+  if not settings['pytorch']:
+    return ['PyTorch is not installed in --torch_python: its columns are left out.']
+  if not torch_modes(settings, modes):
+    return [f'--torch_modes has none of {", ".join(modes)}: PyTorch is left out.']
+  return []

@@ -35,7 +35,7 @@ def draw(sizes, tasks, way, shot, query):
   """Draws tasks: `way` distinct classes each, and of each class distinct images for support and query.
 
   Args:
-    sizes: int64 [classes], of images sorted by class.
+    sizes: int64 [classes], of images sorted by class; where it is, there tasks are drawn.
     tasks: how many.
     way: classes per task.
     shot: support images per class.
@@ -49,9 +49,10 @@ def draw(sizes, tasks, way, shot, query):
   """
   if way > len(sizes) or shot + query > sizes.min():
     raise ValueError(f'expected at least {way} classes of {shot + query} images, got {len(sizes)} of {sizes.min()}')
-  classes = torch.rand(tasks, len(sizes)).topk(way).indices
-  order = torch.rand(tasks, way, int(sizes.max()))
-  order[torch.arange(order.shape[2]) >= sizes[classes][..., None]] = -1  # beyond the end of a smaller class
+  classes = torch.rand(tasks, len(sizes), device=sizes.device).topk(way).indices
+  order = torch.rand(tasks, way, int(sizes.max()), device=sizes.device)
+  beyond_the_end = torch.arange(order.shape[2], device=sizes.device) >= sizes[classes][..., None]  # of a smaller class
+  order[beyond_the_end] = -1
   images = order.topk(shot + query).indices + (sizes.cumsum(0) - sizes)[classes][..., None]
   return images[..., :shot].flatten(1), images[..., shot:].flatten(1)
 
@@ -115,7 +116,7 @@ class MetaTest:
     self.model.to(device, memory_format=torch.channels_last)
     merge(self.model.network)
     self.images = torch.from_numpy(arrays['images']).to(device)
-    self.sizes = class_sizes(arrays['classes'], len(self.images))
+    self.sizes = class_sizes(arrays['classes'], len(self.images)).to(device)
     self.mean, self.std = (torch.tensor(value, device=device) for value in (MEAN, STD))
     self.labels = [task_labels(way, per_class).to(device) for per_class in (shot, query)]
 

@@ -40,12 +40,13 @@ class Side:
         self._worker = self._start()
         self.start_seconds = self._worker.start_seconds
       self.setup = self._worker.ask(self._request | settings, effort.limit)
-      first = self._worker.ask({'do': 'run'}, effort.limit)
+      left = effort.limit and max(0.1, effort.limit - self.setup.get('seconds', 0))
+      first = self._worker.ask({'do': 'run'}, left)
       self.record = {'first': first['seconds'], 'first_value': first['value'], 'turns': []}
       for _ in range(effort.warmup if warmup is None else warmup):
         self._worker.ask({'do': 'run'}, effort.limit)
     except workers.WorkerError as error:
-      self._give_up(error)
+      self._give_up(f'> {effort.limit:g} s' if str(error).startswith('>') else error)  # the limit is that of them all
     return self.works
 
   @property

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import networks, plan, report, rounds
 
+_DIFFERENCES = ('largest_difference', 'rms_difference', 'median_difference')
+
 
 def _settings(request):
   sizes = {'image_size': 32, 'width': None, 'devices': [1, 2, 4, 8], 'classes': 20, 'per_class': 20, 'steps': 10,
@@ -18,7 +20,8 @@ def _settings(request):
     sizes = {'image_size': 16, 'width': 4, 'devices': [1, 2], 'classes': 4, 'per_class': 5, 'steps': 2, 'meta_batch': 2,
              'way': 3, 'query': 2, 'inner_steps': 2, 'network': 'conv4'}  # which compiles in a third of the time
   networks.layers(request.networks[0], sizes['image_size'])  # refuses what it does not know
-  return {**request.common(), 'network': request.networks[0], 'shot': 1, 'inner_lr': 0.01, 'outer_lr': 1e-3, **sizes}
+  return {**request.common(), 'network': request.networks[0], 'images': 'patterns under noise', 'shot': 1,
+          'inner_lr': 0.01, 'outer_lr': 1e-3, **sizes}
 
 
 def _measure(settings, bench):
@@ -54,13 +57,14 @@ def _record(settings, bench, folder, number, simulated):
 
 
 def _difference(folder, number):
-  """Largest and median absolute difference of the parameters to those of one device."""
+  """Largest, root mean square and median absolute difference of the parameters to those of one device."""
   one, many = (os.path.join(folder, f'{n}.npz') for n in (1, number))
   if not (os.path.exists(one) and os.path.exists(many)):
-    return {'largest_difference': None, 'median_difference': None}
+    return dict.fromkeys(_DIFFERENCES)
   ours, theirs = (np.load(path) for path in (many, one))
   gaps = np.concatenate([np.abs(ours[name] - theirs[name]).ravel() for name in theirs.files])
-  return {'largest_difference': float(gaps.max()), 'median_difference': float(np.median(gaps))}
+  values = gaps.max(), np.sqrt(np.mean(gaps ** 2)), np.median(gaps)
+  return dict(zip(_DIFFERENCES, map(float, values), strict=True))
 
 
 def _tables(results):
@@ -68,15 +72,15 @@ def _tables(results):
   for row in results['rows']:
     record = row['sides']['jax']
     cell = [str(row['devices'])]
-    for name in ('largest_difference', 'median_difference'):
+    for name in _DIFFERENCES:
       cell.append(report.NONE if row[name] is None else f'{row[name]:.1e}')
     cell += [str(record.get(name, report.NONE)) for name in ('all_reduces', 'other_collectives')]
     cell.append(f'{record["reduced_bytes"] / 1e6:.2f}' if 'reduced_bytes' in record else report.NONE)
     if not results['simulated']:
       cell.append(report.number(record['tasks_per_second']) if 'median' in record else report.NONE)
     cells.append(cell)
-  header = ['devices', 'largest difference to one', 'median difference', 'all-reduces per step', 'other collectives',
-            'MB reduced per step']
+  header = ['devices', 'largest difference to one', 'root mean square', 'median', 'all-reduces per step',
+            'other collectives', 'MB reduced per step']
   return [plan.Table(
       f'{settings["network"]}, {settings["image_size"]} pixels, {settings["steps"]} outer steps of '
       f'{settings["meta_batch"]} tasks, half of them hard: parameters, and what devices tell each other',

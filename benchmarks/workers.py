@@ -139,7 +139,12 @@ class Bench:
     Returns:
       A Worker that has described itself.
     """
-    worker = Worker(self.commands[side], environment)
+    command = self.commands[side]
+    if side == 'pytorch' and 'jax' in self.about:  # on the same device, with as many threads
+      about = self.about['jax']
+      command = [*command, *(['--device=cuda'] if about['platform'] == 'gpu' else
+                             ['--device=cpu', f'--threads={about["threads"]}'])]
+    worker = Worker(command, environment)
     self.about[side] = worker.about
     return worker
 

@@ -45,8 +45,8 @@ IMAGE_SIZES = flags.DEFINE_list('image_sizes', ['32', '84', '224'], 'Sides of th
 NETWORKS = flags.DEFINE_list('networks', ['resnet12'], f'Networks, some of {", ".join(networks.NAMES)}; suites other '
                              'than meta_step take the first.')
 TASKS = flags.DEFINE_integer('tasks', 2, 'Tasks of one meta-step, in suite meta_step.', lower_bound=1)
-LIMIT = flags.DEFINE_integer('limit', 300, 'Seconds that a side may take for its first result; one that takes longer '
-                             'is ended and shown so.', lower_bound=1)
+LIMIT = flags.DEFINE_integer('limit', 300, 'Seconds that a side may take to set up and give its first result; one '
+                             'that takes longer is ended and shown so.', lower_bound=1)
 WHOLE = flags.DEFINE_bool('whole', False, 'Suite meta_test: run every task of every side, without --limit, instead of '
                           'samples that are scaled.')
 
@@ -104,6 +104,10 @@ def _request():
   unknown = sorted(set(NETWORKS.value) - set(networks.NAMES))
   if unknown:
     raise ValueError(f'expected --networks among {", ".join(networks.NAMES)}, got {unknown[0]!r}')
+  modes = sorted({mode for suite in SUITES.values() for mode in suite.torch_modes})
+  unknown = sorted(set(TORCH_MODES.value) - set(modes))
+  if unknown:
+    raise ValueError(f'expected --torch_modes among {", ".join(modes)}, got {unknown[0]!r}')
   for flag in (NETWORKS, IMAGE_SIZES):
     if not flag.value:
       raise ValueError(f'expected some --{flag.name}, got none')
@@ -135,7 +139,7 @@ def _is_there(name, settings):
     return False
   try:
     with open(path, encoding='utf-8') as file:
-      there = json.load(file)['settings']
+      there = dict(json.load(file)['settings'])
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(f'{path} is damaged: expected results of this command; remove it') from error
   here = json.loads(json.dumps(settings))

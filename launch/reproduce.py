@@ -101,8 +101,9 @@ def _command(request):
   given = [f'--table={request.table}', f'--budget={request.budget_name}', f'--dataset={request.dataset}',
            f'--shots={",".join(str(shot) for shot in request.shots)}', f'--seed={request.seeds[0]}',
            f'--num_seeds={len(request.seeds)}']
-  others = ('pretrained', 'width', 'pretrain_steps', 'meta_steps', 'num_tasks', 'image_size', 'center_crop')
+  others = ('width', 'pretrain_steps', 'meta_steps', 'num_tasks', 'image_size', 'center_crop')
   given += [f'--{name}={flags.FLAGS[name].value}' for name in others if flags.FLAGS[name].value is not None]
+  given += ['--pretrained=PRE'] if request.pretrained else []
   return ' '.join(['python -m launch.reproduce', *given, '--workdir=DIR'])
 
 

@@ -78,7 +78,8 @@ def pretrain_run(dataset: Dataset, *, backbone: dict, config: pretrain.PretrainC
   plain = _plain_meta_params(network, validation.way)
   with loops.pretraining(_key(seed, _TRAIN), dataset.train, dataset.mean, dataset.std, backbone=network,
                          config=config, layout=layout) as advance:
-    fitted = training.fit(state, advance, lambda s: score(plain, s.backbone), phase='pretrain', num_steps=config.steps,
+    fitted = training.fit(state, advance, lambda s: score(plain, s.backbone), phase='pretrain',
+                          num_steps=_whole_calls(config.steps, config.steps_per_call),
                           validate_every=validation.every, workdir=workdir, profile=profile)
   return _finish(workdir, settings, fitted, layout, {'backbone': fitted.state.backbone})
 
@@ -139,7 +140,7 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
     dataset = prefixes.compute(prefix, frozen, dataset)
   loops = _loops(on_host)
   score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops, layout)
-  num_steps = 0 if config.learn == 'none' else config.steps
+  num_steps = 0 if config.learn == 'none' else _whole_calls(config.steps, meta_train.steps_per_cycle(config))
   with loops.meta_training(_key(seed, _TRAIN), frozen, dataset.train, dataset.mean, dataset.std, backbone=network,
                            config=config, layout=layout) as advance:
     fitted = training.fit(state, advance, lambda s: score(s.meta_params, frozen), phase='meta_train',
@@ -218,6 +219,10 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str, config: meta_test.MetaTe
 
 def _key(seed: int, stream: int) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), stream)
+
+
+def _whole_calls(steps: int, steps_per_call: int) -> int:
+  return -(-steps // steps_per_call) * steps_per_call
 
 
 def _loops(on_host: bool) -> ModuleType:

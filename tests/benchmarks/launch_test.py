@@ -72,6 +72,7 @@ def given(tmp_path):
     ({'out': None}, 'expected --out, a folder'),
     ({'networks': ['resnet12', 'vgg']}, "expected --networks among resnet12, resnet25, got 'vgg'"),
     ({'networks': []}, 'expected some --networks, got none'),
+    ({'torch_modes': ['published', 'chanels_last']}, "expected --torch_modes among .* got 'chanels_last'"),
     ({'image_sizes': ['84', '8']}, "--image_sizes to be numbers of at least 16.* got '8'"),
     ({'torch_python': 'no_such_python'}, "a Python with torch, got 'no_such_python': .*No such file"),
     ({'torch_python': 'false'}, "a Python with torch, got 'false': it failed"),  # the program of that name
@@ -87,10 +88,11 @@ def test_a_file_in_place_of_the_folder_and_damaged_results(given, tmp_path):
   (tmp_path / 'out').write_text('')
   with pytest.raises(ValueError, match='expected --out to be a folder'):
     benchmark.run()
-  (tmp_path / 'compile.json').write_text('{')
   given(out=str(tmp_path))
-  with pytest.raises(ValueError, match='compile.json is damaged'):
-    benchmark.run()
+  for damaged in ('{', '[]', '{"settings": null}', '{"settings": [1]}'):
+    (tmp_path / 'compile.json').write_text(damaged)
+    with pytest.raises(ValueError, match='compile.json is damaged'):
+      benchmark.run()
 
 
 def test_a_bad_flag_is_one_line(tmp_path):

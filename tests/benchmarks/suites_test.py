@@ -149,7 +149,7 @@ def test_pytorch_beside_the_library(monkeypatch, tmp_path):
     report.write(str(tmp_path), name, suite, results)
     texts[name] = (tmp_path / f'{name}.md').read_text()
   assert '| 1 | 5 | 2 | 1,000 (1,000-1,000) | 2,000 (2,000-2,000) | 8,000 (8,000-8,000) | 3,000 (3,000-3,000) | ' \
-         '4,000 (4,000-4,000) | – | 8.00 (8.00-8.00) | 3.00 (3.00-3.00) |' in texts['inner_loop']
+         '4,000 (4,000-4,000) | – | 8.00 (8.00-8.00) | 3.00 (3.00-3.00) batched |' in texts['inner_loop']
   assert 'pytorch compile: needs a compiler (2 times)' in texts['inner_loop']
   assert '| pytorch batched (strongest) | 3.00 (3.00-3.00) |' in texts['meta_step']
   assert '| 1.00 | 6.00 (6.00-6.00) |' in texts['meta_step'] and 'differ between sides by at most 0.0e+00' in texts[
