@@ -2,7 +2,7 @@
 from absl import flags
 
 from mtl_jax import backbones, data, hosts, placement, runs, types
-from mtl_jax.data import folds, pools
+from mtl_jax.data import folds, pools, rotations
 
 DATASET = flags.DEFINE_string('dataset', 'glyphs', f'Data set: one of {", ".join(data.NAMES)}.')
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder with the archive or images of the data set; never written to.')
@@ -17,6 +17,8 @@ SKIP_BROKEN = flags.DEFINE_bool('skip_broken_images', False, 'For --dataset=fold
 BASE_CLASSES = flags.DEFINE_string('base_classes', 'all', 'Base classes to train on: all; fold:K/N, every N-th class '
                                    'from the K-th on; rest:K/N, the others. So tasks can be made of classes that '
                                    'pre-training has not seen.')
+ROTATED_CLASSES = flags.DEFINE_bool('rotated_classes', False, 'Each base class turned by 90, 180 and 270 degrees is a '
+                                    'class of its own: tasks then have classes that pre-training has not seen.')
 IMAGES = flags.DEFINE_enum('images', 'auto', list(placement.CHOICES), "Where decoded images stay: in the device's "
                            'memory, or in host memory, from where they are streamed, with the same tasks; auto: on the '
                            'host if they are too large for the device.')
@@ -66,6 +68,7 @@ def load_dataset() -> types.Dataset:
       DATASET.value, data_dir=DATA_DIR.value, cache_dir=CACHE_DIR.value, image_size=IMAGE_SIZE.value,
       split_file=SPLIT_FILE.value, skip_broken=SKIP_BROKEN.value))
   dataset = folds.choose(dataset, BASE_CLASSES.value)
+  dataset = rotations.of_train(dataset) if ROTATED_CLASSES.value else dataset
   return dataset if CENTER_CROP.value is None else pools.center_crop(dataset, CENTER_CROP.value)
 
 

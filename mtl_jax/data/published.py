@@ -2,10 +2,8 @@
 import os
 from typing import NamedTuple
 
-import numpy as np
-
 from mtl_jax import types
-from mtl_jax.data import archives, cache, cifar, omniglot, pools
+from mtl_jax.data import archives, cache, cifar, omniglot, pools, rotations
 
 
 class Recipe(NamedTuple):
@@ -54,11 +52,5 @@ def _dataset(name: str, recipe: Recipe, classes: dict[str, pools.Classes], size:
   resized = {split: [(c, pools.resize(images, size)) for c, images in classes[split]]
              for split in pools.SPLITS}
   if recipe.rotate_train:
-    resized["train"] = rotations(resized["train"])
+    resized["train"] = rotations.of_classes(resized["train"])
   return pools.from_classes(name, resized, recipe.flip)
-
-
-def rotations(classes: pools.Classes) -> pools.Classes:
-  """Each class, and it turned by 90, 180 and 270 degrees counter-clockwise as three classes of their own."""
-  return [(f"{name}/rot{90 * turns}" if turns else name, np.rot90(images, turns, axes=(1, 2)))
-          for name, images in classes for turns in range(4)]
