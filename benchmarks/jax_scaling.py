@@ -85,7 +85,7 @@ def _shape_bytes(shapes):
 
 
 def _pool(settings):
-  """Classes that can be told apart: coarse patterns under noise; of classes alike, rounding would choose the failed one."""
+  """Classes that can be told apart, coarse patterns under noise, lest rounding choose the class that failed."""
   rng = np.random.default_rng(0)
   classes, per_class, size = settings['classes'], settings['per_class'], settings['image_size']
   patterns = rng.integers(0, 192, (classes, 1, 4, 4, 3)).repeat(size // 4, axis=2).repeat(size // 4, axis=3)
