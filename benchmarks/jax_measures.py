@@ -185,7 +185,8 @@ def _peak(mode, settings):
 
 def _scaling(mode, settings):
   """Ten or so outer steps in one call on several devices."""
-  run, save, about = jax_scaling.prepare(settings)
+  _one_of(mode, ('float32', 'float64'))
+  run, save, about = jax_scaling.prepare(settings, mode)
   return Measure(run, save, about=about)
 
 

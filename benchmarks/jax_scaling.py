@@ -1,4 +1,5 @@
 """The same outer steps on one device and on several: what differs, and what the devices tell each other."""
+import contextlib
 import functools
 import re
 
@@ -6,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.jax_trees import flat
-from mtl_jax import backbones, devices
+from benchmarks.jax_trees import flat, make_backbone
+from mtl_jax import devices
+from mtl_jax.backbones import layers
 from mtl_jax.phases import meta_train
 from mtl_jax.types import ImagePool
 
@@ -15,12 +17,13 @@ _COLLECTIVES = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permu
 _BYTES = {'f64': 8, 'f32': 4, 'bf16': 2, 'f16': 2, 's64': 8, 'u64': 8, 's32': 4, 'u32': 4, 's8': 1, 'u8': 1, 'pred': 1}
 
 
-def prepare(settings: dict):
+def prepare(settings: dict, dtype: str):
   """Compiles one cycle of ordinary and hard tasks for a number of devices.
 
   Args:
     settings: `devices`, `network`, `width` (None as published), `image_size`, `classes`, `per_class`, `steps` (outer
       steps of the cycle), `meta_batch`, `way`, `shot`, `query`, `inner_steps`, `inner_lr`, `outer_lr`.
+    dtype: 'float32', or 'float64', in which rounding is too fine to hide an error of the parallel form.
 
   Returns:
     (run, save, about): `run()` does the cycle from the start and gives its mean loss; `save(path)` writes the
@@ -30,25 +33,18 @@ def prepare(settings: dict):
     ValueError: there are not so many devices.
   """
   layout = devices.layout(settings['devices'])
-  size = settings['image_size']
-  backbone = backbones.create(settings['network'], (size, size, 3), width=settings['width'])
-  config = meta_train.MetaTrainConfig(
-      **{name: settings[name] for name in ('meta_batch', 'way', 'shot', 'query', 'inner_steps', 'inner_lr',
-                                           'outer_lr')},
-      ordinary_tasks=settings['meta_batch'] * -(-settings['steps'] // 2), crop_padding=size // 8,
-      hard_tasks=settings['meta_batch'] * (settings['steps'] // 2))
-  variables = jax.jit(backbone.init)(jax.random.key(0))
-  state = jax.tree.map(np.array, meta_train.init(backbone, variables, config))
-  mean = std = np.full(3, 0.5, np.float32)
-  arguments = (*devices.replicate((jax.random.key(1), variables), layout),
-               devices.place_pool(_pool(settings), layout), *devices.replicate((mean, std), layout))
-  step = functools.partial(devices.on_each(meta_train.cycle, layout, pools=(3,)), backbone=backbone, config=config)
-  compiled = jax.jit(step, donate_argnums=0).lower(devices.replicate(state, layout), *arguments).compile()
+  with jax.enable_x64(dtype == 'float64'):
+    backbone, state, arguments, config = _start(settings, dtype, layout)
+    step = functools.partial(devices.on_each(meta_train.cycle, layout, pools=(3,)), backbone=backbone, config=config)
+    # On a CPU a convolution has no fast form in float64, a product of matrices has.
+    with layers.by_patches() if dtype == 'float64' else contextlib.nullcontext():
+      compiled = jax.jit(step, donate_argnums=0).lower(devices.replicate(state, layout), *arguments).compile()
   after = None
 
   def run():
     nonlocal after
-    after, metrics = jax.block_until_ready(compiled(devices.replicate(state, layout), *arguments))
+    with jax.enable_x64(dtype == 'float64'):
+      after, metrics = jax.block_until_ready(compiled(devices.replicate(state, layout), *arguments))
     return metrics['loss']
 
   def save(path):
@@ -56,6 +52,29 @@ def prepare(settings: dict):
     return 0.0
 
   return run, save, communication(compiled.as_text())
+
+
+def _start(settings, dtype, layout):
+  """Network, state, all other arguments of a cycle, and its settings."""
+  size = settings['image_size']
+  backbone = make_backbone(settings['network'], (size, size, 3), settings['width'], dtype)
+  config = meta_train.MetaTrainConfig(
+      **{name: settings[name] for name in ('meta_batch', 'way', 'shot', 'query', 'inner_steps', 'inner_lr',
+                                           'outer_lr')},
+      ordinary_tasks=settings['meta_batch'] * -(-settings['steps'] // 2), crop_padding=size // 8,
+      hard_tasks=settings['meta_batch'] * (settings['steps'] // 2))
+  variables = _as(dtype, jax.jit(backbone.init)(jax.random.key(0)))
+  state = _as(dtype, meta_train.init(backbone, variables, config))
+  # With a mean of 0, normalising an image is one product, which no program rounds in another way.
+  mean, std = np.zeros(3, np.float32), np.full(3, 0.5, np.float32)
+  arguments = (*devices.replicate((jax.random.key(1), variables), layout),
+               devices.place_pool(_pool(settings), layout), *devices.replicate((mean, std), layout))
+  return backbone, state, arguments, config
+
+
+def _as(dtype, tree):
+  """NumPy arrays, floats in `dtype`."""
+  return jax.tree.map(lambda x: np.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype), tree)
 
 
 def communication(program: str) -> dict[str, int]:

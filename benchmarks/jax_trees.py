@@ -65,7 +65,7 @@ def backbone_of(network: str, arrays: dict[str, np.ndarray], image_shape: tuple[
     network: 'resnet12' or 'resnet25'.
     arrays: of the file; its first kernel tells the width.
     image_shape: (H, W, C).
-    dtype: 'float32', 'bfloat16', or 'float64', which the library itself does not offer, to compare gradients.
+    dtype: 'float32', 'bfloat16', or 'float64', to compare gradients.
     norm_epsilon: of batch norm; None for the library's own.
 
   Returns:
@@ -76,10 +76,26 @@ def backbone_of(network: str, arrays: dict[str, np.ndarray], image_shape: tuple[
   """
   if network not in _FIRST_KERNELS:
     raise ValueError(f'expected network to be one of {", ".join(_FIRST_KERNELS)}, got {network!r}')
-  width = arrays[_FIRST_KERNELS[network]].shape[-1]
+  return make_backbone(network, image_shape, arrays[_FIRST_KERNELS[network]].shape[-1], dtype, norm_epsilon)
+
+
+def make_backbone(network: str, image_shape: tuple[int, int, int], width: int | None, dtype: str,
+                  norm_epsilon: float | None = None) -> Backbone:
+  """Makes a network, in float64 too, which the library itself does not offer.
+
+  Args:
+    network: 'resnet12' or 'resnet25'; any of the library's but in float64.
+    image_shape: (H, W, C).
+    width: channels of the first block; None as published.
+    dtype: 'float32', 'bfloat16' or 'float64'.
+    norm_epsilon: of batch norm; None for the library's own.
+
+  Returns:
+    A Backbone.
+  """
   if dtype != 'float64':
     return backbones.create(network, image_shape, width=width, norm_epsilon=norm_epsilon, compute_dtype=dtype)
-  options = {'width': width, 'dtype': jnp.float64, 'norm_epsilon': norm_epsilon or 1e-5}
+  options = {'dtype': jnp.float64, 'norm_epsilon': norm_epsilon or 1e-5} | ({'width': width} if width else {})
   if network == 'resnet12':
     return backbones.from_linen(ResNet12(**options), image_shape, last_block='block4', unscaled=('shortcut',))
   return backbones.from_linen(ResNet25(**options), image_shape, last_block='stage3')

@@ -29,6 +29,15 @@ def describe() -> str:
           f'Python {platform.python_version()}')
 
 
+def available_bytes() -> int | None:
+  """Gives the memory that a process could still get; None where the system does not tell."""
+  with contextlib.suppress(OSError), open('/proc/meminfo', encoding='ascii') as lines:
+    for line in lines:
+      if line.startswith('MemAvailable:'):
+        return 1024 * int(line.split()[1])
+  return None
+
+
 def reset_peak() -> None:
   """Starts the count of `peak_bytes` anew, where the system can (Linux)."""
   with contextlib.suppress(OSError), open('/proc/self/clear_refs', 'w', encoding='ascii') as file:

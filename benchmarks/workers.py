@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import tempfile
 import threading
 import time
 from typing import NamedTuple
+
+from benchmarks import machine
 
 HERE = pathlib.Path(__file__).resolve().parent
 _START_SECONDS = 300  # a worker imports its library in that time
@@ -102,6 +105,18 @@ class Worker:
       raise WorkerError(' '.join(reason.split())[:300])
     return answer
 
+  def bound_memory(self, most: int) -> None:
+    """Lets the process fail at what it allocates beyond a bound, where the system can (Linux).
+
+    It can then say so; without a bound the system ends one process or another.
+
+    Args:
+      most: bytes.
+    """
+    if hasattr(resource, 'prlimit'):
+      with contextlib.suppress(OSError):  # it has ended
+        resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (most, most))
+
   def close(self) -> None:
     """Ends the process, with those that it has started."""
     with contextlib.suppress(OSError):
@@ -146,6 +161,8 @@ class Bench:
                              ['--device=cpu', f'--threads={about["threads"]}'])]
     worker = Worker(command, environment)
     self.about[side] = worker.about
+    if self.about.get('jax', {}).get('platform') == 'cpu' and (most := machine.available_bytes()):
+      worker.bound_memory(most)
     return worker
 
   @property

@@ -128,6 +128,16 @@ def test_bfloat16_over_a_float32_pretraining(tmp_path):
   assert np.abs(accuracies['bfloat16'].mean() - accuracies['float32'].mean()) < 0.2
 
 
+def test_turned_classes_make_other_tasks_over_the_same_validation(tmp_path):
+  upright, turned = tiny_runs.meta_trained(), tmp_path / 'turned'
+  tiny_runs.finished('meta_train', f'--pretrained={tiny_runs.pretrained()}', '--rotated_classes', f'--workdir={turned}')
+  images = {run: json.loads((run / 'settings.json').read_text())['images'] for run in (upright, turned)}
+  assert images[turned]['train'] != images[upright]['train'] and images[turned]['val'] == images[upright]['val']
+  first, other = _lines(upright), _lines(turned)
+  assert first[0] == other[0] and 'validation_accuracy' in first[0]  # before the first step
+  assert [line['loss'] for line in first if 'loss' in line] != [line['loss'] for line in other if 'loss' in line]
+
+
 def test_quickstart_end_to_end(tmp_path):
   """Two steps of pre-training, one cycle of meta-training, on the real built-in data set."""
   result = subprocess.run(

@@ -16,7 +16,7 @@ def of_classes(classes: pools.Classes) -> pools.Classes:
   Returns:
     Four times as many, the turned ones named NAME/rot90 and so on.
   """
-  return [(f"{name}/rot{90 * turns}" if turns else name, np.rot90(images, turns, axes=(1, 2)))
+  return [(f'{name}/rot{90 * turns}' if turns else name, np.rot90(images, turns, axes=(1, 2)))
           for name, images in classes for turns in _TURNS]
 
 
@@ -30,16 +30,16 @@ def of_train(original: types.Dataset) -> types.Dataset:
     The data set with a copy of the training images, four times as many; validation and test are the same.
 
   Raises:
-    ValueError: If its training classes are turned already, or images are not square.
+    ValueError: its training classes are turned already, or images are not square.
   """
-  names, pool = original.class_names["train"], original.train
-  if any("/rot" in name for name in names):
-    raise ValueError(f"rotated_classes: the training classes of {original.name} are turned already")
+  names, pool = original.class_names['train'], original.train
+  if any('/rot' in name for name in names):
+    raise ValueError(f'rotated_classes: the training classes of {original.name} are turned already')
   if pool.images.shape[1] != pool.images.shape[2]:
-    raise ValueError(f"rotated_classes: expected square images, got {pool.images.shape[1:3]}")
+    raise ValueError(f'rotated_classes: expected square images, got {pool.images.shape[1:3]}')
   starts = np.asarray(pool.class_offsets)
   turned = of_classes([(name, pool.images[start:start + size])
                        for name, start, size in zip(names, starts, pool.class_sizes, strict=True)])
   sizes = np.repeat(np.asarray(pool.class_sizes, np.int32), len(_TURNS))
   train = types.ImagePool(np.concatenate([images for _, images in turned]), pools.offsets(sizes), sizes)
-  return original._replace(train=train, class_names=original.class_names | {"train": tuple(n for n, _ in turned)})
+  return original._replace(train=train, class_names=original.class_names | {'train': tuple(n for n, _ in turned)})

@@ -78,11 +78,13 @@ def test_meta_step_has_memory_and_a_share_of_the_peak(measured):
 
 
 def test_scaling_gives_equal_parameters_by_one_all_reduce(measured):
-  one, two = measured('scaling')[0]['rows']
-  assert (one['devices'], one['largest_difference'], one['sides']['jax']['all_reduces']) == (1, 0, 0)
-  assert two['devices'] == 2 and 0 <= two['median_difference'] <= two['largest_difference'] < 1e-3
-  assert two['sides']['jax']['all_reduces'] == 1 and two['sides']['jax']['other_collectives'] == 0
-  assert two['sides']['jax']['reduced_bytes'] > 100
+  one, two = (row['sides'] for row in measured('scaling')[0]['rows'])
+  for dtype, bound in (('float64', 1e-13), ('float32', 1e-3)):
+    alone, together = one[f'jax {dtype}'], two[f'jax {dtype}']
+    assert (alone['largest_difference'], alone['all_reduces']) == (0, 0)
+    assert 0 <= together['median_difference'] <= together['largest_difference'] < bound
+    assert (together['all_reduces'], together['other_collectives']) == (1, 0)
+  assert two['jax float64']['reduced_bytes'] > two['jax float32']['reduced_bytes'] > 100
   assert {'JAX_NUM_CPU_DEVICES': '2'} in measured('scaling')[1].environments
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks import rounds, workers
+from benchmarks import machine, rounds, workers
 from tests.benchmarks.in_process import scripted
 
 # Seconds of each run: the first compiles, one warms up, then the rounds.
@@ -72,6 +72,31 @@ def test_a_side_that_fails_is_left_out_with_the_reason(tmp_path, name, says):
   assert time.monotonic() - began < 20
   assert found == {name: {'skip': says}}
   assert rounds.skipped([found, found]) == [f'{name}: {says} (2 times)'] and rounds.strongest(found) is None
+
+
+HUNGRY = '''
+def answer(request, number):
+  try:
+    return {'bytes': len(bytearray(2**28))}
+  except MemoryError:
+    return {'error': 'out of memory'}
+'''
+
+
+@pytest.mark.parametrize('there, says', [(2**31, {'bytes': 2**28}), (None, {'bytes': 2**28}), (2**27, 'out of memory')])
+def test_a_worker_on_a_cpu_gets_no_more_memory_than_there_is(tmp_path, monkeypatch, there, says):
+  monkeypatch.setattr(machine, 'available_bytes', lambda: there)
+  worker = workers.Bench({'jax': scripted(tmp_path, HUNGRY)}, EFFORT).start('jax')
+  if isinstance(says, dict):
+    assert worker.ask({'do': 'run'}) == says
+  else:
+    with pytest.raises(workers.WorkerError, match=says):
+      worker.ask({'do': 'run'})
+  worker.close()
+
+
+def test_this_machine_tells_its_memory():
+  assert 2**28 < machine.available_bytes() < 2**50
 
 
 def test_a_program_that_is_not_there():
