@@ -48,7 +48,7 @@ LEARN_INNER_LR = flags.DEFINE_enum('learn_inner_lr', 'fixed', list(learnable.INN
 LEARN_TEMPERATURE = flags.DEFINE_bool('learn_temperature', False, 'With --feature_norm=l2: learn that length.')
 SCALED = flags.DEFINE_enum('scaled', 'published', list(learnable.SCALED), 'Layers that are scaled and shifted: those '
                            'of the paper for this network, or every one (shortcuts too).')
-REPLACE_BIAS = flags.DEFINE_bool('replace_bias', False, 'Let shifts take the place of the biases, as the authors\' '
+REPLACE_BIAS = flags.DEFINE_bool('replace_bias', False, "Let shifts take the place of the biases, as the authors' "
                                  'TensorFlow code does, instead of adding to them.')
 BATCH_STATS = flags.DEFINE_enum('batch_stats', 'running', ['running', 'batch'], 'Batch norm by running statistics of '
                                 'pre-training, or by those of the images at hand.')

@@ -27,7 +27,7 @@ FLIP = flags.DEFINE_bool('flip', None, 'Mirror images at random; by default wher
 COLOR = flags.DEFINE_float('color', 0.0, 'Strength of random changes of brightness, contrast and saturation; 0 for '
                            'none.', lower_bound=0.0, upper_bound=1.0)
 HIDDEN_UNITS = flags.DEFINE_integer('hidden_units', 0, 'Units of a hidden layer between features and base classes, as '
-                                    'the authors\' PyTorch code has (1000); 0 for none.', lower_bound=0)
+                                    "the authors' PyTorch code has (1000); 0 for none.", lower_bound=0)
 NORMALIZATION = flags.DEFINE_enum('normalization', 'dataset', ['dataset', *pools.NORMALIZATIONS],
                                   'Images are normalised by mean and deviation of the training images, only by '
                                   "/255, or by the numbers of the authors' PyTorch code. Later phases do as this one.")

@@ -231,7 +231,7 @@ def test_save_tree_replaces_and_load_tree_needs_no_structure(tmp_path):
   assert os.listdir(tmp_path) == ['1']
 
 
-_SAVE_FOR_EVER = '''
+_SAVE_FOR_EVER = """
 import sys
 import numpy as np
 from mtl_jax.checkpoints import Checkpoints
@@ -243,7 +243,7 @@ with Checkpoints(sys.argv[1]) as checkpoints:
     checkpoints.save(step, {'x': np.full(50_000, step, np.float64)}, accuracy=-step)
     checkpoints.wait()
     print(step, flush=True)
-'''
+"""
 
 
 def test_a_kill_during_a_save_loses_no_finished_step(tmp_path, warnings):
@@ -267,7 +267,7 @@ def test_a_kill_during_a_save_loses_no_finished_step(tmp_path, warnings):
   assert not [name for name in os.listdir(tmp_path) if 'tmp' in name]
 
 
-_SAVE_UNTIL_FULL = '''
+_SAVE_UNTIL_FULL = """
 import resource, signal, sys
 import numpy as np
 from mtl_jax.checkpoints import Checkpoints
@@ -286,7 +286,7 @@ except OSError as error:
 checkpoints.save(50, {'x': np.ones(10)})  # small enough
 checkpoints.close()
 print(checkpoints.steps(), checkpoints.restore_latest({'x': np.zeros(10)})[0])
-'''
+"""
 
 
 def test_a_file_that_cannot_be_written_is_one_clear_line(tmp_path):

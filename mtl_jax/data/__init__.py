@@ -17,13 +17,13 @@ def _load_glyphs(name: str, image_size: int | None, seed: int) -> types.Dataset:
 
 # Name -> the function that loads it, and which options of `load` it reads.
 _LOADERS = {
-    "cifar_fs": (published.load, ("data_dir", "cache_dir", "image_size")),
-    "fc100": (published.load, ("data_dir", "cache_dir", "image_size")),
-    "folder": (folder.load, ("data_dir", "cache_dir", "image_size", "split_file", "skip_broken")),
-    "glyphs": (_load_glyphs, ("image_size", "seed")),
-    "mini_imagenet": (mini_imagenet.load, ("data_dir", "cache_dir", "image_size", "skip_broken")),
-    "omniglot": (published.load, ("data_dir", "cache_dir", "image_size")),
-    "tiered_imagenet": (tiered_imagenet.load, ("data_dir", "cache_dir", "image_size", "skip_broken")),
+    'cifar_fs': (published.load, ('data_dir', 'cache_dir', 'image_size')),
+    'fc100': (published.load, ('data_dir', 'cache_dir', 'image_size')),
+    'folder': (folder.load, ('data_dir', 'cache_dir', 'image_size', 'split_file', 'skip_broken')),
+    'glyphs': (_load_glyphs, ('image_size', 'seed')),
+    'mini_imagenet': (mini_imagenet.load, ('data_dir', 'cache_dir', 'image_size', 'skip_broken')),
+    'omniglot': (published.load, ('data_dir', 'cache_dir', 'image_size')),
+    'tiered_imagenet': (tiered_imagenet.load, ('data_dir', 'cache_dir', 'image_size', 'skip_broken')),
 }
 
 NAMES = tuple(_LOADERS)
@@ -54,8 +54,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, cache_dir: str
   if name not in _LOADERS:
     raise ValueError(f"unknown data set {name!r}; expected one of {', '.join(NAMES)}")
   function, used = _LOADERS[name]
-  if split_file is not None and "split_file" not in used:
-    raise ValueError(f"split_file {split_file}: {name} is split already; only folder takes one")
-  options = {"data_dir": data_dir, "cache_dir": cache_dir, "image_size": image_size, "split_file": split_file,
-             "skip_broken": skip_broken, "seed": seed}
+  if split_file is not None and 'split_file' not in used:
+    raise ValueError(f'split_file {split_file}: {name} is split already; only folder takes one')
+  options = {'data_dir': data_dir, 'cache_dir': cache_dir, 'image_size': image_size, 'split_file': split_file,
+             'skip_broken': skip_broken, 'seed': seed}
   return function(name, **{option: options[option] for option in used})

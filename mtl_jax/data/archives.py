@@ -29,7 +29,7 @@ def find(data_dir: str | os.PathLike | None, names: Sequence[str]) -> pathlib.Pa
 
 def files_of(source: pathlib.Path) -> list[pathlib.Path]:
   """The archive itself, or all files of an extracted folder."""
-  return sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+  return sorted(p for p in source.rglob('*') if p.is_file()) if source.is_dir() else [source]
 
 
 def read_members(source: pathlib.Path, limits: Mapping[str, int]) -> dict[str, bytes]:
@@ -61,11 +61,11 @@ def _folder_members(source: pathlib.Path, limits: Mapping[str, int]) -> Iterator
 
 def _tar_members(source: pathlib.Path, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
   try:
-    with tarfile.open(source, "r|*") as tar:  # A stream: one pass, no seeking back in compressed data.
+    with tarfile.open(source, 'r|*') as tar:  # A stream: one pass, no seeking back in compressed data.
       for member in tar:
         name = pathlib.PurePosixPath(member.name).name
         if member.isfile() and name in limits:
-          _check_size(f"{source}: {member.name}", member.size, limits[name])
+          _check_size(f'{source}: {member.name}', member.size, limits[name])
           yield name, tar.extractfile(member).read()
   except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as e:
     raise ValueError(_broken(source, e)) from e
@@ -82,15 +82,15 @@ def read_pngs(source: pathlib.Path, limit: int) -> Iterator[tuple[pathlib.PurePo
     ValueError: If the archive is truncated or damaged, or a member is too large.
   """
   if source.is_dir():
-    for path in sorted(source.rglob("*.png")):
+    for path in sorted(source.rglob('*.png')):
       _check_size(str(path), path.stat().st_size, limit)
       yield pathlib.PurePosixPath(path.relative_to(source).as_posix()), path.read_bytes()
     return
   try:
     with zipfile.ZipFile(source) as archive:
       for member in sorted(archive.infolist(), key=lambda m: m.filename):
-        if member.filename.endswith(".png") and not member.filename.startswith("__MACOSX"):
-          _check_size(f"{source}: {member.filename}", member.file_size, limit)
+        if member.filename.endswith('.png') and not member.filename.startswith('__MACOSX'):
+          _check_size(f'{source}: {member.filename}', member.file_size, limit)
           yield pathlib.PurePosixPath(member.filename), archive.read(member)
   except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as e:
     raise ValueError(_broken(source, e)) from e
@@ -98,12 +98,12 @@ def read_pngs(source: pathlib.Path, limit: int) -> Iterator[tuple[pathlib.PurePo
 
 def _check_size(name: str, size: int, limit: int) -> None:
   if size > limit:
-    raise ValueError(f"{name}: expected at most {limit} bytes, found {size}")
+    raise ValueError(f'{name}: expected at most {limit} bytes, found {size}')
 
 
 def _broken(source: pathlib.Path, error: Exception) -> str:
-  return (f"{source}: expected a whole archive, found {source.stat().st_size} bytes, cut off or damaged "
-          f"({error}); download or copy it again")
+  return (f'{source}: expected a whole archive, found {source.stat().st_size} bytes, cut off or damaged '
+          f'({error}); download or copy it again')
 
 
 def check_reachable(url: str) -> None:
@@ -112,12 +112,12 @@ def check_reachable(url: str) -> None:
   Raises:
     ConnectionError: If `url` does not answer.
   """
-  problems = ["no answer"]
+  problems = ['no answer']
 
   def ask():
     try:
       with requests.get(url, stream=True, timeout=CONNECT_SECONDS) as response:
-        problems[:] = [] if response.ok else [f"HTTP {response.status_code}"]
+        problems[:] = [] if response.ok else [f'HTTP {response.status_code}']
     except requests.RequestException as e:
       problems[:] = [type(e).__name__]
 
@@ -126,4 +126,4 @@ def check_reachable(url: str) -> None:
   thread.start()
   thread.join(CONNECT_SECONDS)
   if problems:
-    raise ConnectionError(f"{url} cannot be reached ({problems[0]})")
+    raise ConnectionError(f'{url} cannot be reached ({problems[0]})')

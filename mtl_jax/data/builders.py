@@ -27,7 +27,7 @@ class ClassBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def __init__(self, *, source: pathlib.Path | None = None, **kwargs):
     """Reads `source`, an archive placed by hand; downloads `URL` if None."""
     self.source = source
-    super().__init__(file_format="array_record", **kwargs)
+    super().__init__(file_format='array_record', **kwargs)
 
   @staticmethod
   def read(source: pathlib.Path) -> dict[str, pools.Classes]:
@@ -35,9 +35,9 @@ class ClassBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _info(self):
     return tfds.core.DatasetInfo(builder=self, disable_shuffling=True, features=tfds.features.FeaturesDict({
-        "name": tfds.features.Text(),
-        "shape": tfds.features.Tensor(shape=(4,), dtype=np.int64),
-        "images": tfds.features.Tensor(shape=(), dtype=np.object_),  # bytes of uint8 [n, H, W, C]
+        'name': tfds.features.Text(),
+        'shape': tfds.features.Tensor(shape=(4,), dtype=np.int64),
+        'images': tfds.features.Tensor(shape=(), dtype=np.object_),  # bytes of uint8 [n, H, W, C]
     }))
 
   def _split_generators(self, dl_manager):
@@ -46,28 +46,28 @@ class ClassBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _generate_examples(self, classes):
     for i, (name, images) in enumerate(classes):
-      yield i, {"name": name, "shape": np.array(images.shape), "images": images.tobytes()}
+      yield i, {'name': name, 'shape': np.array(images.shape), 'images': images.tobytes()}
 
 
 class Fc100(ClassBuilder, skip_registration=True):
   """CIFAR-100 split by super-class."""
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version('1.0.0')
   URL, read = cifar.URL, staticmethod(cifar.read_fc100)
 
 
 class CifarFs(ClassBuilder, skip_registration=True):
   """CIFAR-100 split by class."""
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version('1.0.0')
   URL, read = cifar.URL, staticmethod(cifar.read_cifar_fs)
 
 
 class Omniglot(ClassBuilder, skip_registration=True):
   """Omniglot's background set split by alphabet, in its own size."""
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version('1.0.0')
   URL, read = omniglot.URL, staticmethod(omniglot.read)
 
 
-BUILDERS = {"fc100": Fc100, "cifar_fs": CifarFs, "omniglot": Omniglot}
+BUILDERS = {'fc100': Fc100, 'cifar_fs': CifarFs, 'omniglot': Omniglot}
 
 
 def prepare(name: str, source: pathlib.Path | None, data_dir: pathlib.Path,
@@ -96,8 +96,8 @@ def prepare(name: str, source: pathlib.Path | None, data_dir: pathlib.Path,
     except Exception as e:  # The reader is native code, with errors of its own for each kind of damage.
       if attempt:
         raise
-      warnings.warn(f"{name}: prepared set {builder.data_dir} is damaged ({type(e).__name__}); "
-                    "preparing it again", stacklevel=2)
+      warnings.warn(f'{name}: prepared set {builder.data_dir} is damaged ({type(e).__name__}); '
+                    'preparing it again', stacklevel=2)
       shutil.rmtree(builder.data_dir)
 
 
@@ -108,7 +108,7 @@ def _download_and_prepare(builder: ClassBuilder, download_dir: pathlib.Path) -> 
     with contextlib.redirect_stdout(io.StringIO()) if local else contextlib.nullcontext():
       builder.download_and_prepare(download_dir=download_dir)
   except _DOWNLOAD_ERRORS as e:
-    where = builder.source if local else f"download of {builder.URL}"
+    where = builder.source if local else f'download of {builder.URL}'
     raise ValueError(f"{builder.name}: {where}: {' '.join(str(e).split())}") from e
   finally:
     tfds.enable_progress_bar()
@@ -117,8 +117,8 @@ def _download_and_prepare(builder: ClassBuilder, download_dir: pathlib.Path) -> 
 def _read_split(builder: ClassBuilder, split: str) -> pools.Classes:
   classes = []
   for example in builder.as_data_source(split=split):
-    if len(example["images"]) != math.prod(example["shape"].tolist()):
+    if len(example['images']) != math.prod(example['shape'].tolist()):
       raise ValueError(f"class {example['name']!r}: expected shape {example['shape'].tolist()}")
-    images = np.frombuffer(example["images"], np.uint8).reshape(example["shape"])
-    classes.append((example["name"].decode(), images))
+    images = np.frombuffer(example['images'], np.uint8).reshape(example['shape'])
+    classes.append((example['name'].decode(), images))
   return classes

@@ -34,13 +34,13 @@ def directory(cache_dir: str | os.PathLike | None) -> pathlib.Path:
   Raises:
     ValueError: If it cannot be written.
   """
-  root = pathlib.Path(platformdirs.user_cache_dir("mtl_jax") if cache_dir is None else cache_dir)
+  root = pathlib.Path(platformdirs.user_cache_dir('mtl_jax') if cache_dir is None else cache_dir)
   try:
     root.mkdir(parents=True, exist_ok=True)
   except OSError as e:
-    raise ValueError(f"cache_dir {root}: cannot be made ({e.strerror}); pass one that can be written") from e
+    raise ValueError(f'cache_dir {root}: cannot be made ({e.strerror}); pass one that can be written') from e
   if not os.access(root, os.W_OK | os.X_OK):
-    raise ValueError(f"cache_dir {root}: cannot be written; pass one that can")
+    raise ValueError(f'cache_dir {root}: cannot be written; pass one that can')
   return root
 
 
@@ -73,8 +73,8 @@ def load_or_build(name: str, key: dict[str, Any], build: Callable[[], types.Data
   Returns:
     The data set; its images are read-only and mapped from disk when they come from an entry.
   """
-  key = {"format": FORMAT, "name": name, **key}
-  entry = root / f"{name}-{digest(key)}"
+  key = {'format': FORMAT, 'name': name, **key}
+  entry = root / f'{name}-{digest(key)}'
   found = _read(entry, name)
   if found is not None:
     return found
@@ -82,7 +82,7 @@ def load_or_build(name: str, key: dict[str, Any], build: Callable[[], types.Data
   try:
     _write(entry, built, key)
   except OSError as e:
-    warnings.warn(f"{name}: decoded images not cached in {root}: {e}; pass another cache_dir", stacklevel=2)
+    warnings.warn(f'{name}: decoded images not cached in {root}: {e}; pass another cache_dir', stacklevel=2)
   return built
 
 
@@ -105,22 +105,22 @@ def load_or_stream(name: str, key: dict[str, Any], read: Callable[[], pools.Stre
   Raises:
     ValueError: If the entry cannot be written: there may be no room for it elsewhere.
   """
-  key = {"format": FORMAT, "name": name, **key}
-  entry = root / f"{name}-{digest(key)}"
+  key = {'format': FORMAT, 'name': name, **key}
+  entry = root / f'{name}-{digest(key)}'
   found = _read(entry, name)
   if found is not None:
     return found
   try:
-    with filelock.FileLock(root / f".{entry.name}.lock"):
+    with filelock.FileLock(root / f'.{entry.name}.lock'):
       found = _read(entry, name)  # Another process may have written it meanwhile.
       if found is None:
         _stream(entry, read(), key, flip)
         found = _read(entry, name)
   except OSError as e:
-    raise ValueError(f"{name}: decoded images cannot be written to {root} ({e}); make room there, or pass another "
-                     "cache_dir") from e
+    raise ValueError(f'{name}: decoded images cannot be written to {root} ({e}); make room there, or pass another '
+                     'cache_dir') from e
   if found is None:
-    raise ValueError(f"{name}: {entry} is damaged although just written; pass another cache_dir")
+    raise ValueError(f'{name}: {entry} is damaged although just written; pass another cache_dir')
   return found
 
 
@@ -129,47 +129,47 @@ def _read(entry: pathlib.Path, name: str) -> types.Dataset | None:
   if not entry.is_dir():
     return None
   try:
-    meta = json.loads((entry / "entry.json").read_text(encoding="utf-8"))
-    splits = [_read_pool(entry / f"{split}.npy", meta[split]) for split in pools.SPLITS]
-    names = {split: tuple(meta[split]["class_names"]) for split in pools.SPLITS}
-    mean, std = (np.asarray(meta[k], np.float32) for k in ("mean", "std"))
-    return types.Dataset(name, *splits, names, mean, std, meta["flip"])
+    meta = json.loads((entry / 'entry.json').read_text(encoding='utf-8'))
+    splits = [_read_pool(entry / f'{split}.npy', meta[split]) for split in pools.SPLITS]
+    names = {split: tuple(meta[split]['class_names']) for split in pools.SPLITS}
+    mean, std = (np.asarray(meta[k], np.float32) for k in ('mean', 'std'))
+    return types.Dataset(name, *splits, names, mean, std, meta['flip'])
   except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
     reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-    warnings.warn(f"{name}: cached entry {entry} is damaged ({reason}); building it again", stacklevel=3)
+    warnings.warn(f'{name}: cached entry {entry} is damaged ({reason}); building it again', stacklevel=3)
     return None
 
 
 def _read_pool(path: pathlib.Path, meta: dict[str, Any]) -> types.ImagePool:
-  images = np.load(path, mmap_mode="r", allow_pickle=False)
-  sizes = np.asarray(meta["class_sizes"], np.int32)
-  if images.dtype != np.uint8 or list(images.shape) != meta["shape"] or sizes.sum() != len(images):
+  images = np.load(path, mmap_mode='r', allow_pickle=False)
+  sizes = np.asarray(meta['class_sizes'], np.int32)
+  if images.dtype != np.uint8 or list(images.shape) != meta['shape'] or sizes.sum() != len(images):
     raise ValueError(f"{path.name}: expected uint8 {meta['shape']}, found {images.dtype} "
                      f"{list(images.shape)}")
   return types.ImagePool(images, pools.offsets(sizes), sizes)
 
 
 def _write(entry: pathlib.Path, dataset: types.Dataset, key: dict[str, Any]) -> None:
-  with _whole(entry, f".{entry.name}-{uuid.uuid4().hex}") as temp:
-    meta = {"key": key, "mean": dataset.mean.tolist(), "std": dataset.std.tolist(),
-            "flip": dataset.flip}
+  with _whole(entry, f'.{entry.name}-{uuid.uuid4().hex}') as temp:
+    meta = {'key': key, 'mean': dataset.mean.tolist(), 'std': dataset.std.tolist(),
+            'flip': dataset.flip}
     for split in pools.SPLITS:
       pool = getattr(dataset, split)
-      np.save(temp / f"{split}.npy", pool.images, allow_pickle=False)
-      meta[split] = {"shape": list(pool.images.shape), "class_sizes": pool.class_sizes.tolist(),
-                     "class_names": list(dataset.class_names[split])}
-    (temp / "entry.json").write_text(json.dumps(meta), encoding="utf-8")
+      np.save(temp / f'{split}.npy', pool.images, allow_pickle=False)
+      meta[split] = {'shape': list(pool.images.shape), 'class_sizes': pool.class_sizes.tolist(),
+                     'class_names': list(dataset.class_names[split])}
+    (temp / 'entry.json').write_text(json.dumps(meta), encoding='utf-8')
 
 
 def _stream(entry: pathlib.Path, splits: pools.Streams, key: dict[str, Any], flip: bool) -> None:
   # One name for all, under the lock: so what a killed process left, up to 17 GB, goes with the next attempt.
-  with _whole(entry, f".{entry.name}.partial") as temp:
-    meta: dict[str, Any] = {"key": key, "flip": flip}
+  with _whole(entry, f'.{entry.name}.partial') as temp:
+    meta: dict[str, Any] = {'key': key, 'flip': flip}
     for split in pools.SPLITS:
-      meta[split], counts = _stream_split(temp / f"{split}.npy", splits[split])
-      if split == "train":
-        meta["mean"], meta["std"] = (moment.tolist() for moment in pools.moments(counts))
-    (temp / "entry.json").write_text(json.dumps(meta), encoding="utf-8")
+      meta[split], counts = _stream_split(temp / f'{split}.npy', splits[split])
+      if split == 'train':
+        meta['mean'], meta['std'] = (moment.tolist() for moment in pools.moments(counts))
+    (temp / 'entry.json').write_text(json.dumps(meta), encoding='utf-8')
 
 
 def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, Any], np.ndarray]:
@@ -178,7 +178,7 @@ def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]])
   Plain writes, not a memory map: on a full disk they raise an error, where a map ends the process.
   """
   names, sizes, shape, counts = [], [], (), 0
-  with path.open("wb") as file:
+  with path.open('wb') as file:
     for class_name, images in classes:
       if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (shape or images.shape[1:]):
         raise ValueError(f"class {class_name}: expected uint8 images of shape {shape or '[n, H, W, C]'}, got "
@@ -192,12 +192,12 @@ def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]])
       sizes.append(len(images))
     file.seek(0)
     if _write_header(file, (sum(sizes), *shape)) != start:  # NumPy leaves room for the number of images to grow.
-      raise ValueError(f"{path}: the header of {sum(sizes)} images does not fit")
-  return {"shape": [sum(sizes), *shape], "class_sizes": sizes, "class_names": names}, counts
+      raise ValueError(f'{path}: the header of {sum(sizes)} images does not fit')
+  return {'shape': [sum(sizes), *shape], 'class_sizes': sizes, 'class_names': names}, counts
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
-  np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+  np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
   return file.tell()
 
 

@@ -11,40 +11,40 @@ import numpy as np
 
 from mtl_jax.data import archives, pools
 
-URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
-SOURCES = ("cifar-100-binary.tar.gz", "cifar-100-binary.tar.xz", "cifar-100-binary")
+URL = 'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz'
+SOURCES = ('cifar-100-binary.tar.gz', 'cifar-100-binary.tar.xz', 'cifar-100-binary')
 
 SIDE = 32
 RECORD = 2 + 3 * SIDE * SIDE  # bytes: super-class, class, then the red, the green and the blue plane
 MEMBERS = {  # file -> the most bytes that it may have
-    "train.bin": 2**28,
-    "test.bin": 2**28,
-    "fine_label_names.txt": 2**16,
-    "coarse_label_names.txt": 2**16,
+    'train.bin': 2**28,
+    'test.bin': 2**28,
+    'fine_label_names.txt': 2**16,
+    'coarse_label_names.txt': 2**16,
 }
 
 FC100_SUPER_CLASSES = {
-    "train": """
+    'train': """
         fish flowers food_containers fruit_and_vegetables household_electrical_devices household_furniture
         large_man-made_outdoor_things large_natural_outdoor_scenes reptiles trees vehicles_1 vehicles_2
     """.split(),
-    "val": "large_carnivores large_omnivores_and_herbivores non-insect_invertebrates small_mammals".split(),
-    "test": "aquatic_mammals insects medium_mammals people".split(),
+    'val': 'large_carnivores large_omnivores_and_herbivores non-insect_invertebrates small_mammals'.split(),
+    'test': 'aquatic_mammals insects medium_mammals people'.split(),
 }
 
 CIFAR_FS_CLASSES = {
-    "train": """
+    'train': """
         apple aquarium_fish bear bee bottle bowl boy bridge bus can castle caterpillar chair clock cloud
         cockroach couch cup dinosaur dolphin elephant forest girl hamster house kangaroo keyboard lawn_mower
         lion lizard lobster mountain mouse mushroom oak_tree orange orchid palm_tree pear pine_tree plate
         porcupine possum rabbit raccoon ray road seal shrew skunk skyscraper snake spider squirrel streetcar
         sunflower tank tiger train trout tulip turtle willow_tree wolf
     """.split(),
-    "val": """
+    'val': """
         beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree motorcycle otter sea
         shark television tractor
     """.split(),
-    "test": """
+    'test': """
         baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose snail sweet_pepper
         table telephone wardrobe whale woman worm
     """.split(),
@@ -89,20 +89,20 @@ def read(source: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     ValueError: If the content is not as documented.
   """
   members = archives.read_members(source, MEMBERS)
-  names = [members[f"{kind}_label_names.txt"].decode("utf-8", "replace").split()
-           for kind in ("coarse", "fine")]
+  names = [members[f'{kind}_label_names.txt'].decode('utf-8', 'replace').split()
+           for kind in ('coarse', 'fine')]
   if [len(n) for n in names] != [20, 100]:
-    raise ValueError(f"{source}: expected names of 20 super-classes and 100 classes, found "
-                     f"{len(names[0])} and {len(names[1])}")
-  records = np.concatenate([_records(source, n, members[n]) for n in ("train.bin", "test.bin")])
+    raise ValueError(f'{source}: expected names of 20 super-classes and 100 classes, found '
+                     f'{len(names[0])} and {len(names[1])}')
+  records = np.concatenate([_records(source, n, members[n]) for n in ('train.bin', 'test.bin')])
   coarse, fine = records[:, 0], records[:, 1]
   if coarse.max() >= 20 or fine.max() >= 100:
-    raise ValueError(f"{source}: expected labels below 20 and 100, found {coarse.max()} and {fine.max()}")
+    raise ValueError(f'{source}: expected labels below 20 and 100, found {coarse.max()} and {fine.max()}')
   super_of = np.zeros(100, np.uint8)
   super_of[fine] = coarse
   if len(np.unique(fine)) != 100 or np.any(super_of[fine] != coarse):
-    raise ValueError(f"{source}: expected 100 classes, each in one super-class; found {len(np.unique(fine))} "
-                     "classes, or labels that contradict each other")
+    raise ValueError(f'{source}: expected 100 classes, each in one super-class; found {len(np.unique(fine))} '
+                     'classes, or labels that contradict each other')
   planes = records[_order(records), 2:].reshape(-1, 3, SIDE, SIDE)
   images = np.split(planes.transpose(0, 2, 3, 1), np.cumsum(np.bincount(fine))[:-1])
   super_names = [names[0][s] for s in super_of]
@@ -111,11 +111,11 @@ def read(source: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 def _records(source: pathlib.Path, name: str, content: bytes) -> np.ndarray:
   if not content or len(content) % RECORD:
-    raise ValueError(f"{source}: {name}: expected whole records of {RECORD} bytes, found {len(content)} "
-                     f"bytes ({len(content) / RECORD:.2f} records); download or copy it again")
+    raise ValueError(f'{source}: {name}: expected whole records of {RECORD} bytes, found {len(content)} '
+                     f'bytes ({len(content) / RECORD:.2f} records); download or copy it again')
   return np.frombuffer(content, np.uint8).reshape(-1, RECORD)
 
 
 def _order(records: np.ndarray) -> np.ndarray:
-  digests = b"".join(hashlib.blake2b(r[2:].data, digest_size=8).digest() for r in records)
-  return np.lexsort((np.frombuffer(digests, ">u8"), records[:, 1]))
+  digests = b''.join(hashlib.blake2b(r[2:].data, digest_size=8).digest() for r in records)
+  return np.lexsort((np.frombuffer(digests, '>u8'), records[:, 1]))

@@ -16,9 +16,9 @@ from mtl_jax.data import cache, pools
 
 VERSION = 1  # Counts up when the same images give other arrays.
 SIZE = 84    # pixels, when none is asked for
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # By content: files under a wrong ending are common.
-SKIP_HINT = "replace it, or pass --skip_broken_images to leave such images out"
+ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')  # By content: files under a wrong ending are common.
+SKIP_HINT = 'replace it, or pass --skip_broken_images to leave such images out'
 
 class ClassFiles(NamedTuple):
   """The image files of one class."""
@@ -50,19 +50,19 @@ def load(name: str, data_dir: str | os.PathLike | None = None, cache_dir: str | 
       decoded images cannot be written to the cache.
   """
   if data_dir is None or not pathlib.Path(data_dir).is_dir():
-    raise ValueError(f"{name}: expected data_dir to be a folder of images, got {data_dir}")
+    raise ValueError(f'{name}: expected data_dir to be a folder of images, got {data_dir}')
   size = SIZE if image_size is None else image_size
   if size < 1:
-    raise ValueError(f"{name}: expected image_size of at least 1 pixel, got {image_size}")
+    raise ValueError(f'{name}: expected image_size of at least 1 pixel, got {image_size}')
   root = cache.directory(cache_dir)
   tree = pathlib.Path(data_dir)
   if split_file is None:
     folders = split_folders(tree)
-    _check_disjoint(f"data_dir {tree}", {split: [p.name for p in found] for split, found in folders.items()})
+    _check_disjoint(f'data_dir {tree}', {split: [p.name for p in found] for split, found in folders.items()})
   else:
     folders = _split_by_file(tree, pathlib.Path(split_file))
   files = {split: [class_files(folder) for folder in folders[split]] for split in pools.SPLITS}
-  key = {"version": VERSION, "image_size": size, "skip_broken": skip_broken, "files": fingerprint(files)}
+  key = {'version': VERSION, 'image_size': size, 'skip_broken': skip_broken, 'files': fingerprint(files)}
   return cache.load_or_stream(name, key, lambda: decode_files(name, files, size, skip_broken), True, root)
 
 
@@ -76,31 +76,31 @@ def split_folders(tree: pathlib.Path) -> dict[str, list[pathlib.Path]]:
   if missing:
     raise ValueError(f"data_dir {tree}: expected the folders train, val and test (or a split_file), missing "
                      f"{', '.join(missing)}")
-  return {split: sorted(p for p in (tree / split).iterdir() if p.is_dir() and not p.name.startswith("."))
+  return {split: sorted(p for p in (tree / split).iterdir() if p.is_dir() and not p.name.startswith('.'))
           for split in pools.SPLITS}
 
 
 def _split_by_file(tree: pathlib.Path, split_file: pathlib.Path) -> dict[str, list[pathlib.Path]]:
   try:
-    content = json.loads(split_file.read_text(encoding="utf-8"))
+    content = json.loads(split_file.read_text(encoding='utf-8'))
   except (OSError, ValueError) as e:
-    raise ValueError(f"split_file {split_file}: cannot be read as JSON ({e})") from e
+    raise ValueError(f'split_file {split_file}: cannot be read as JSON ({e})') from e
   if not isinstance(content, dict) or not all(
       isinstance(content.get(s), list) and all(isinstance(c, str) for c in content[s]) for s in pools.SPLITS):
     raise ValueError(f'split_file {split_file}: expected {{"train": [classes], "val": [...], "test": [...]}}')
   classes = {split: content[split] for split in pools.SPLITS}
-  _check_disjoint(f"split_file {split_file}", classes)
+  _check_disjoint(f'split_file {split_file}', classes)
   for split, names in classes.items():
     for name in names:  # A name such as ../other would leave the tree.
       if name != pathlib.PurePath(name).name or not (tree / name).is_dir():
-        raise ValueError(f"split_file {split_file}: {split} class {name!r} not found as a folder in {tree}")
+        raise ValueError(f'split_file {split_file}: {split} class {name!r} not found as a folder in {tree}')
   return {split: [tree / name for name in names] for split, names in classes.items()}
 
 
 def _check_disjoint(where: str, classes: dict[str, list[str]]) -> None:
   for split, names in classes.items():
     if not names:
-      raise ValueError(f"{where}: expected at least one class in {split}, found none")
+      raise ValueError(f'{where}: expected at least one class in {split}, found none')
   counts = collections.Counter(name for names in classes.values() for name in names)
   double = sorted(name for name, count in counts.items() if count > 1)
   if double:
@@ -113,9 +113,9 @@ def scan(folder: pathlib.Path) -> dict[str, str]:
   found = {}
   with os.scandir(folder) as entries:
     for file in entries:
-      if file.name.lower().endswith(ENDINGS) and not file.name.startswith(".") and file.is_file():
+      if file.name.lower().endswith(ENDINGS) and not file.name.startswith('.') and file.is_file():
         stat = file.stat()
-        found[file.name] = f"{stat.st_size} {stat.st_mtime_ns}"
+        found[file.name] = f'{stat.st_size} {stat.st_mtime_ns}'
   return dict(sorted(found.items()))
 
 
@@ -163,11 +163,11 @@ def decode(name: str, classes: Iterable[tuple[str, Sequence]], read: Callable[[A
     for class_name, items in classes:
       images = list(_sound(pool.map(lambda item: _try(read, item), items), skip_broken, broken))
       if not images:
-        raise ValueError(f"{name}: class {class_name}: all of its {len(items)} images are broken, such as "
-                         f"{broken[-1]}")
+        raise ValueError(f'{name}: class {class_name}: all of its {len(items)} images are broken, such as '
+                         f'{broken[-1]}')
       yield class_name, np.stack(images)
   if broken:
-    warnings.warn(f"{name}: left out {len(broken)} broken images, the first: {broken[0]}", stacklevel=2)
+    warnings.warn(f'{name}: left out {len(broken)} broken images, the first: {broken[0]}', stacklevel=2)
 
 
 def _sound(results: Iterable[np.ndarray | ValueError], skip_broken: bool, broken: list[str]):
@@ -177,7 +177,7 @@ def _sound(results: Iterable[np.ndarray | ValueError], skip_broken: bool, broken
     elif skip_broken:
       broken.append(str(result))
     else:
-      raise ValueError(f"{result}; {SKIP_HINT}") from result
+      raise ValueError(f'{result}; {SKIP_HINT}') from result
 
 
 def _try(read: Callable[[Any], np.ndarray], item: Any) -> np.ndarray | ValueError:
@@ -194,7 +194,7 @@ def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
     ValueError: If the file is missing, empty or broken.
   """
   if os.path.exists(path) and os.path.getsize(path) == 0:
-    raise ValueError(f"{path}: empty file (0 bytes)")
+    raise ValueError(f'{path}: empty file (0 bytes)')
   return decode_image(path, str(path), size)
 
 
@@ -215,16 +215,16 @@ def decode_image(file: str | os.PathLike | BinaryIO, name: str, size: int) -> np
       upright = to_rgb(ImageOps.exif_transpose(image))
       return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR))
   except Exception as e:  # Damaged files make decoders raise nearly anything.
-    reason = " ".join(str(e).split()) or type(e).__name__
-    raise ValueError(f"{name}: broken image ({reason})") from e
+    reason = ' '.join(str(e).split()) or type(e).__name__
+    raise ValueError(f'{name}: broken image ({reason})') from e
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
   """Converts any image to RGB: 16 bits are scaled to 8, transparency is laid over white."""
-  if image.mode.startswith("I"):  # 16-bit grey; `convert` would clip at 255.
+  if image.mode.startswith('I'):  # 16-bit grey; `convert` would clip at 255.
     values = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
     image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
-  if "A" in image.mode or "transparency" in image.info:
-    white = Image.new("RGBA", image.size, "white")
-    image = Image.alpha_composite(white, image.convert("RGBA"))
-  return image.convert("RGB")
+  if 'A' in image.mode or 'transparency' in image.info:
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image.convert('RGBA'))
+  return image.convert('RGB')

@@ -24,17 +24,17 @@ def choose(original: types.Dataset, part: str) -> types.Dataset:
   Raises:
     ValueError: If `part` is none of these, or leaves no class.
   """
-  if part == "all":
+  if part == 'all':
     return original
-  match = re.fullmatch(r"(fold|rest):([1-9]\d*)/([1-9]\d*)", part)
+  match = re.fullmatch(r'(fold|rest):([1-9]\d*)/([1-9]\d*)', part)
   if not match or not 1 <= int(match[2]) <= int(match[3]):
-    raise ValueError(f"expected base classes all, fold:K/N or rest:K/N with K from 1 to N, got {part!r}")
+    raise ValueError(f'expected base classes all, fold:K/N or rest:K/N with K from 1 to N, got {part!r}')
   inside = _is_in_fold(len(original.train.class_sizes), int(match[2]), int(match[3]))
-  kept = np.flatnonzero(inside if match[1] == "fold" else ~inside)
+  kept = np.flatnonzero(inside if match[1] == 'fold' else ~inside)
   if not len(kept):
-    raise ValueError(f"expected base classes {part} to leave some of {len(inside)} classes of {original.name}, "
-                     "got none")
-  names = original.class_names | {"train": tuple(original.class_names["train"][i] for i in kept)}
+    raise ValueError(f'expected base classes {part} to leave some of {len(inside)} classes of {original.name}, '
+                     'got none')
+  names = original.class_names | {'train': tuple(original.class_names['train'][i] for i in kept)}
   return original._replace(train=_only(original.train, kept), class_names=names)
 
 

@@ -13,14 +13,14 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 ALPHABETS = (  # Ranges of Latin, Greek and Coptic, Cyrillic, Armenian, Georgian.
-  ("A", "z"), ("ß", "þ"), ("Ŋ", "œ"), ("Α", "ϯ"), ("Ђ", "ѿ"), ("Ա", "ֆ"), ("ა", "ჰ"))
+  ('A', 'z'), ('ß', 'þ'), ('Ŋ', 'œ'), ('Α', 'ϯ'), ('Ђ', 'ѿ'), ('Ա', 'ֆ'), ('ა', 'ჰ'))
 FONT_SIZE = 64
 MIN_FACES = 4     # A letter of fewer faces would vary too little within its class.
 MIN_WIDTH = 0.36  # of the height; a narrower letter is little more than a bar.
 LETTER_SIDE = 18  # Shapes are compared at this many pixels along their longer side.
 INK = 96          # Grey value, of 255, from which a pixel counts as ink.
 REACH = 6
-SHAPE_FACES = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Italic.ttf", "STIXGeneral.ttf")
+SHAPE_FACES = ('DejaVuSans.ttf', 'DejaVuSerif.ttf', 'DejaVuSerif-Italic.ttf', 'STIXGeneral.ttf')
 
 
 class Face(NamedTuple):
@@ -40,10 +40,10 @@ def load_faces() -> tuple[Face, ...]:
   Raises:
     FileNotFoundError: if matplotlib comes without these fonts.
   """
-  folder = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
-  families = ("DejaVuSans", "DejaVuSerif", "STIXGeneral")
+  folder = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf')
+  families = ('DejaVuSans', 'DejaVuSerif', 'STIXGeneral')
   names = os.listdir(folder) if os.path.isdir(folder) else []
-  names = sorted(n for n in names if n.startswith(families) and n.endswith(".ttf") and "Display" not in n)
+  names = sorted(n for n in names if n.startswith(families) and n.endswith('.ttf') and 'Display' not in n)
   missing = sorted(set(SHAPE_FACES) - set(names))
   if missing:
     raise FileNotFoundError(
@@ -58,7 +58,7 @@ def _open(path: str) -> Face:
   with TTFont(path, lazy=True) as file:
     code_points = frozenset(file.getBestCmap())
   name = os.path.basename(path)
-  return Face(name, font, code_points, "Bol" in name)
+  return Face(name, font, code_points, 'Bol' in name)
 
 
 def choose_letters(faces: tuple[Face, ...], count: int) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def choose_letters(faces: tuple[Face, ...], count: int) -> tuple[str, ...]:
   """
   letters = candidates(faces)
   if count > len(letters):
-    raise ValueError(f"expected at most {len(letters)} letters (all that the fonts hold), got count={count}")
+    raise ValueError(f'expected at most {len(letters)} letters (all that the fonts hold), got count={count}')
   apart = distance(letters, faces)
   np.fill_diagonal(apart, -1)  # No letter is taken twice.
   taken = [int(apart.astype(np.float64).sum(axis=1).argmax())]
@@ -96,7 +96,7 @@ def candidates(faces: tuple[Face, ...]) -> tuple[str, ...]:
   letters = [chr(code) for span in spans for code in span]
   return tuple(
     letter for letter in letters
-    if unicodedata.category(letter) in ("Lu", "Ll", "Lo") and not unicodedata.decomposition(letter)
+    if unicodedata.category(letter) in ('Lu', 'Ll', 'Lo') and not unicodedata.decomposition(letter)
     and sum(ord(letter) in face.code_points for face in faces) >= MIN_FACES
     and min((_width(letter, face) for face in _shape_faces(letter, faces)), default=0) >= MIN_WIDTH)
 
@@ -125,7 +125,7 @@ def draw_letter(letter: str, face: Face, stroke: float = 0.0) -> Image.Image:
   """
   left, top, right, bottom = face.font.getbbox(letter, stroke_width=stroke)
   size = int(np.ceil(right - left)) + 2, int(np.ceil(bottom - top)) + 2
-  image = Image.new("L", size)
+  image = Image.new('L', size)
   ImageDraw.Draw(image).text((1 - left, 1 - top), letter, fill=255, font=face.font, stroke_width=stroke)
   return image.crop(image.getbbox())
 
@@ -166,7 +166,7 @@ def _shape(letter: str, face: Face) -> np.ndarray:
   zoom = LETTER_SIDE / max(ink.size)
   width, height = (max(1, round(side * zoom)) for side in ink.size)
   side = LETTER_SIDE + 2
-  image = Image.new("L", (side, side))
+  image = Image.new('L', (side, side))
   image.paste(ink.resize((width, height), Image.Resampling.BOX), ((side - width) // 2, (side - height) // 2))
   return (np.asarray(image) >= INK).astype(np.float32)
 

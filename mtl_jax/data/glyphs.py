@@ -12,7 +12,7 @@ from mtl_jax import types
 from mtl_jax.data import glyph_letters, pools
 
 SIZE = 32
-CLASSES = {"train": 64, "val": 16, "test": 20}
+CLASSES = {'train': 64, 'val': 16, 'test': 20}
 
 FINE = 2                  # Masks are drawn at FINE * SIZE and averaged down.
 LETTER_SIZE = (0.5, 0.94)  # longer side of the letter as drawn / side of the image
@@ -45,8 +45,8 @@ def render(seed: int = 0, images_per_class: int = 60) -> types.Dataset:
     FileNotFoundError: If matplotlib comes without its fonts.
   """
   if seed < 0 or images_per_class < 1:
-    raise ValueError(f"expected seed >= 0 and images_per_class >= 1, got seed={seed}, "
-                     f"images_per_class={images_per_class}")
+    raise ValueError(f'expected seed >= 0 and images_per_class >= 1, got seed={seed}, '
+                     f'images_per_class={images_per_class}')
   faces = glyph_letters.load_faces()
   letters = glyph_letters.choose_letters(faces, sum(CLASSES.values()))
   order = np.random.default_rng(seed).permutation(len(letters))
@@ -55,9 +55,9 @@ def render(seed: int = 0, images_per_class: int = 60) -> types.Dataset:
     chosen = [letters[i] for i in sorted(order[start:start + count])]
     images = [_draw_class(letter, faces, images_per_class, seed) for letter in chosen]
     splits.append(pools.build(np.concatenate(images), np.repeat(np.arange(count), images_per_class), count))
-    class_names[split] = tuple(f"U+{ord(letter):04X} {letter}" for letter in chosen)
+    class_names[split] = tuple(f'U+{ord(letter):04X} {letter}' for letter in chosen)
     start += count
-  return pools.dataset("glyphs", splits, class_names, flip=False)
+  return pools.dataset('glyphs', splits, class_names, flip=False)
 
 
 def _draw_class(letter: str, faces: tuple[glyph_letters.Face, ...], count: int, seed: int) -> np.ndarray:

@@ -44,11 +44,11 @@ def load(name: str, layouts: tuple[Layout, ...], data_dir: str | os.PathLike | N
   """Loads the first of `layouts` that lies in `data_dir`; see `mtl_jax.data.load`."""
   size = SIZE if image_size is None else image_size
   if size < 1:
-    raise ValueError(f"{name}: expected image_size of at least 1 pixel, got {image_size}")
+    raise ValueError(f'{name}: expected image_size of at least 1 pixel, got {image_size}')
   layout = _find(name, layouts, data_dir)
   source = layout.open(Request(name, pathlib.Path(data_dir), size, skip_broken))
-  key = {"version": VERSION, "layout": layout.what, "image_size": size, "skip_broken": skip_broken,
-         "source": source.fingerprint}
+  key = {'version': VERSION, 'layout': layout.what, 'image_size': size, 'skip_broken': skip_broken,
+         'source': source.fingerprint}
 
   def read() -> pools.Streams:
     classes = source.read()
@@ -85,21 +85,21 @@ def _counted(name: str, split: str, classes: Iterable[tuple[str, np.ndarray]]) -
     yield class_name, images
   expected = imagenet_classes.NUM_IMAGES[name][split]
   if count != expected:
-    warnings.warn(f"{name}: expected {expected} images in {split}, found {count}; accuracies will not compare with "
-                  "published ones", stacklevel=2)
+    warnings.warn(f'{name}: expected {expected} images in {split}, found {count}; accuracies will not compare with '
+                  'published ones', stacklevel=2)
 
 
 def open_folders(request: Request) -> Source:
   """Class folders `{train,val,test}/WORDNET_ID/*`; any other folder beside them is an error."""
   folders = folder.split_folders(request.root)
-  imagenet_classes.check(request.name, f"data_dir {request.root}",
+  imagenet_classes.check(request.name, f'data_dir {request.root}',
                          {split: [path.name for path in paths] for split, paths in folders.items()})
   files = {split: [folder.class_files(path) for path in paths] for split, paths in folders.items()}
   return Source(folder.fingerprint(files),
                 lambda: folder.decode_files(request.name, files, request.size, request.skip_broken))
 
 
-FOLDERS = Layout("class folders train/WORDNET_ID/*.jpg, val/..., test/...", ("{}",), open_folders)
+FOLDERS = Layout('class folders train/WORDNET_ID/*.jpg, val/..., test/...', ('{}',), open_folders)
 
 
 def by_label(labels: np.ndarray | list, count: int, where: pathlib.Path) -> dict[int, np.ndarray]:
@@ -118,8 +118,8 @@ def by_label(labels: np.ndarray | list, count: int, where: pathlib.Path) -> dict
   """
   array = as_integers(labels)
   if len(array) != count or not count:
-    raise ValueError(f"{where}: expected one integer label for each of {count} images, found {len(array)}")
-  order = np.argsort(array, kind="stable")
+    raise ValueError(f'{where}: expected one integer label for each of {count} images, found {len(array)}')
+  order = np.argsort(array, kind='stable')
   values, starts = np.unique(array[order], return_index=True)
   return dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True))
 
@@ -130,7 +130,7 @@ def as_integers(listed: Any) -> np.ndarray:
     array = np.asarray(listed)
   except ValueError:  # Lists of lists of different lengths.
     return np.array([], int)
-  return array if array.ndim == 1 and array.dtype.kind in "iu" else np.array([], int)
+  return array if array.ndim == 1 and array.dtype.kind in 'iu' else np.array([], int)
 
 
 def field(content: Any, name: str, kinds: Any, where: pathlib.Path, default: Any = None) -> Any:
@@ -147,23 +147,23 @@ def field(content: Any, name: str, kinds: Any, where: pathlib.Path, default: Any
     ValueError: If it is not a dict with such a value.
   """
   if not isinstance(content, dict):
-    raise ValueError(f"{where}: expected a dict with {name!r}, found a {type(content).__name__}")
+    raise ValueError(f'{where}: expected a dict with {name!r}, found a {type(content).__name__}')
   keys = {text(key): key for key in content}
   found = content[keys[name]] if name in keys else default
   if not isinstance(found, kinds):
-    problem = f"a {type(found).__name__} for it" if name in keys else f"only {str(list(keys)[:5])[:80]}"
-    raise ValueError(f"{where}: expected a dict with {name!r}, found {problem}")
+    problem = f'a {type(found).__name__} for it' if name in keys else f'only {str(list(keys)[:5])[:80]}'
+    raise ValueError(f'{where}: expected a dict with {name!r}, found {problem}')
   return found
 
 
 def text(name: Any) -> str:
   """The name of a class, or a key, which Python 2 may have left as bytes."""
-  return name.decode("latin1") if isinstance(name, bytes) else str(name)
+  return name.decode('latin1') if isinstance(name, bytes) else str(name)
 
 
 def check_images(images: np.ndarray, where: pathlib.Path) -> np.ndarray:
   """Gives `images` back if they are uint8 [n, H, W, 3]."""
   if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-    found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-    raise ValueError(f"{where}: expected images uint8 [n, height, width, 3], found {found}")
+    found = f'{images.dtype} {images.shape}' if isinstance(images, np.ndarray) else type(images).__name__
+    raise ValueError(f'{where}: expected images uint8 [n, height, width, 3], found {found}')
   return images

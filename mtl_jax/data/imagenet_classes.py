@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from mtl_jax.data import pools
 
 MINI_IMAGENET = {
-    "train": """
+    'train': """
         n01532829 n01558993 n01704323 n01749939 n01770081 n01843383 n01910747 n02074367 n02089867 n02091831
         n02101006 n02105505 n02108089 n02108551 n02108915 n02111277 n02113712 n02120079 n02165456 n02457408
         n02606052 n02687172 n02747177 n02795169 n02823428 n02966193 n03017168 n03047690 n03062245 n03207743
@@ -21,18 +21,18 @@ MINI_IMAGENET = {
         n04435653 n04443257 n04509417 n04515003 n04596742 n04604644 n04612504 n06794110 n07584110 n07697537
         n07747607 n09246464 n13054560 n13133613
     """.split(),
-    "val": """
+    'val': """
         n01855672 n02091244 n02114548 n02138441 n02174001 n02950826 n02971356 n02981792 n03075370 n03417042
         n03535780 n03584254 n03770439 n03773504 n03980874 n09256479
     """.split(),
-    "test": """
+    'test': """
         n01930112 n01981276 n02099601 n02110063 n02110341 n02116738 n02129165 n02219486 n02443484 n02871525
         n03127925 n03146219 n03272010 n03544143 n03775546 n04146614 n04149813 n04418357 n04522168 n07613480
     """.split(),
 }
 
 TIERED_IMAGENET = {
-    "train": """
+    'train': """
         n01530575 n01531178 n01532829 n01534433 n01537544 n01558993 n01560419 n01580077 n01582220 n01592084
         n01601694 n01675722 n01677366 n01682714 n01685808 n01687978 n01688243 n01689811 n01692333 n01693334
         n01694178 n01695060 n01728572 n01728920 n01729322 n01729977 n01734418 n01735189 n01737021 n01739381
@@ -70,7 +70,7 @@ TIERED_IMAGENET = {
         n04523525 n04536866 n04540053 n04548280 n04552348 n04589890 n04590129 n04591157 n04606251 n04612504
         n06785654
     """.split(),
-    "val": """
+    'val': """
         n02099267 n02099429 n02099601 n02099712 n02099849 n02100236 n02100583 n02100735 n02100877 n02101006
         n02101388 n02101556 n02102040 n02102177 n02102318 n02102480 n02102973 n02666196 n02701002 n02704792
         n02791124 n02804414 n02814533 n02870880 n02930766 n02966193 n02974003 n02977058 n03016953 n03018349
@@ -82,7 +82,7 @@ TIERED_IMAGENET = {
         n04285008 n04344873 n04371774 n04372370 n04380533 n04428191 n04429376 n04442312 n04447861 n04461696
         n04467665 n04517823 n04525305 n04542943 n04550184 n04554684 n06359193
     """.split(),
-    "test": """
+    'test': """
         n01440764 n01443537 n01484850 n01491361 n01494475 n01496331 n01498041 n02104029 n02104365 n02105056
         n02105162 n02105251 n02105412 n02105505 n02105641 n02105855 n02106030 n02106166 n02106382 n02106550
         n02106662 n02107142 n02107312 n02107574 n02107683 n02107908 n02108000 n02108089 n02108422 n02108551
@@ -102,16 +102,16 @@ TIERED_IMAGENET = {
     """.split(),
 }
 
-CLASSES = {"mini_imagenet": MINI_IMAGENET, "tiered_imagenet": TIERED_IMAGENET}
+CLASSES = {'mini_imagenet': MINI_IMAGENET, 'tiered_imagenet': TIERED_IMAGENET}
 NUM_IMAGES = {  # 600 of each class; for tieredImageNet, all that the training set of ILSVRC 2012 has
-    "mini_imagenet": {"train": 38_400, "val": 9_600, "test": 12_000},
-    "tiered_imagenet": {"train": 448_695, "val": 124_261, "test": 206_209},
+    'mini_imagenet': {'train': 38_400, 'val': 9_600, 'test': 12_000},
+    'tiered_imagenet': {'train': 448_695, 'val': 124_261, 'test': 206_209},
 }
 
 
 def is_wordnet_id(name: str) -> bool:
   """Whether a class is named as in ImageNet, such as n01532829."""
-  return re.fullmatch(r"n\d{8}", name) is not None
+  return re.fullmatch(r'n\d{8}', name) is not None
 
 
 def check(name: str, where: str, found: Mapping[str, Collection[str]]) -> None:
@@ -132,15 +132,15 @@ def check(name: str, where: str, found: Mapping[str, Collection[str]]) -> None:
     for c in found[split]:
       places.setdefault(c, []).append(split)
   problems = {
-      "in more than one split": [f"{c[:40]!r} ({' and '.join(p)})" for c, p in places.items() if len(p) > 1],
-      "in the wrong split": [f"{c!r} (in {p[0]}, belongs to {home[c]})" for c, p in places.items()
+      'in more than one split': [f"{c[:40]!r} ({' and '.join(p)})" for c, p in places.items() if len(p) > 1],
+      'in the wrong split': [f'{c!r} (in {p[0]}, belongs to {home[c]})' for c, p in places.items()
                              if len(p) == 1 and home.get(c, p[0]) != p[0]],
-      "missing": [f"{c!r} ({split})" for c, split in home.items() if c not in places],
-      "unknown": [f"{c[:40]!r} ({p[0]})" for c, p in places.items() if c not in home],
+      'missing': [f'{c!r} ({split})' for c, split in home.items() if c not in places],
+      'unknown': [f'{c[:40]!r} ({p[0]})' for c, p in places.items() if c not in home],
   }
   if any(problems.values()):
-    raise ValueError(f"{where}: expected the {_counts(known)} classes of {name} in train/val/test; " +
-                     "; ".join(f"{what}: {_some(classes)}" for what, classes in problems.items() if classes))
+    raise ValueError(f'{where}: expected the {_counts(known)} classes of {name} in train/val/test; ' +
+                     '; '.join(f'{what}: {_some(classes)}' for what, classes in problems.items() if classes))
 
 
 def check_names_or_counts(name: str, where: str, found: Mapping[str, Collection[str]]) -> None:
@@ -158,17 +158,17 @@ def check_names_or_counts(name: str, where: str, found: Mapping[str, Collection[
     check(name, where, found)
   known = CLASSES[name]
   if _counts(found) != _counts(known):
-    raise ValueError(f"{where}: expected the {_counts(known)} classes of {name} in train/val/test, found "
-                     f"{_counts(found)}")
+    raise ValueError(f'{where}: expected the {_counts(known)} classes of {name} in train/val/test, found '
+                     f'{_counts(found)}')
   times = collections.Counter(c for split in pools.SPLITS for c in found[split])
   double = [repr(c[:40]) for c, n in times.items() if n > 1]
   if double:
-    raise ValueError(f"{where}: expected each class in one split, found in more than one: {_some(double)}")
+    raise ValueError(f'{where}: expected each class in one split, found in more than one: {_some(double)}')
 
 
 def _counts(classes: Mapping[str, Collection[str]]) -> str:
-  return "/".join(str(len(classes[split])) for split in pools.SPLITS)
+  return '/'.join(str(len(classes[split])) for split in pools.SPLITS)
 
 
 def _some(items: list[str]) -> str:
-  return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+  return ', '.join(items[:3]) + (f' and {len(items) - 3} more' if len(items) > 3 else '')

@@ -36,19 +36,19 @@ def refusals(path: str | os.PathLike, kind: str, content: str) -> Iterator[None]
   try:
     yield
   except Refused as e:
-    raise ValueError(f"{path}: expected a {content} only, found {str(e)[:300]}; "
-                     "nothing of it was run, do not open it by other means") from e
+    raise ValueError(f'{path}: expected a {content} only, found {str(e)[:300]}; '
+                     'nothing of it was run, do not open it by other means') from e
   except Exception as e:  # Damaged opcodes make the machine raise nearly anything.
-    reason = " ".join(str(e).split()) or type(e).__name__
-    raise ValueError(f"{path}: expected a whole {kind}, found {os.path.getsize(path)} bytes, cut off or damaged "
-                     f"({reason[:100]}); download or copy it again") from e
+    reason = ' '.join(str(e).split()) or type(e).__name__
+    raise ValueError(f'{path}: expected a whole {kind}, found {os.path.getsize(path)} bytes, cut off or damaged '
+                     f'({reason[:100]}); download or copy it again') from e
 
 
 class Mapped(mmap.mmap):
   """A file, or bytes; half a line at its end is no line: it would be half a name."""
 
   @classmethod
-  def of(cls, content: bytes) -> "Mapped":
+  def of(cls, content: bytes) -> 'Mapped':
     """The bytes as if they were a file."""
     mapped = cls(-1, len(content))
     mapped[:] = content
@@ -56,8 +56,8 @@ class Mapped(mmap.mmap):
 
   def readline(self) -> bytes:
     line = super().readline()
-    if not line.endswith(b"\n"):
-      raise EOFError("half a line at the end")
+    if not line.endswith(b'\n'):
+      raise EOFError('half a line at the end')
     return line
 
 
@@ -80,7 +80,7 @@ class Unpickler(pickle._Unpickler):
   dispatch = dict(pickle._Unpickler.dispatch)
 
   def __init__(self, mapped: Mapped, known: Mapping[tuple[str, str], Any]):
-    super().__init__(mapped, encoding="latin1")
+    super().__init__(mapped, encoding='latin1')
     self.memo = _Memo()
     self._known = known
     self._mapped = mapped
@@ -95,16 +95,16 @@ class Unpickler(pickle._Unpickler):
     state = self.stack.pop()
     stand_in = self.stack[-1]
     if not isinstance(stand_in, StandIn):
-      raise Refused(f"state for a {type(stand_in).__name__}")
+      raise Refused(f'state for a {type(stand_in).__name__}')
     self.stack[-1] = stand_in.became = stand_in.set_state(state)
 
   def _set(self, target: Any, items: list) -> None:
     """Hashing a tuple in a tuple in a tuple, a million times, would end the process, so keys are plain."""
     if not isinstance(target, dict):
-      raise Refused(f"items for a {type(target).__name__}")
+      raise Refused(f'items for a {type(target).__name__}')
     for key, value in zip(items[::2], items[1::2], strict=True):
       if not isinstance(key, str | bytes | int | float | None):
-        raise Refused(f"a dict with a {type(key).__name__} for a key")
+        raise Refused(f'a dict with a {type(key).__name__} for a key')
       target[key] = value
 
   def load_setitem(self) -> None:
@@ -127,24 +127,24 @@ class Unpickler(pickle._Unpickler):
     length, = struct.unpack(length_format, self.read(struct.calcsize(length_format)))
     start = self._mapped.tell()
     if not 0 <= length <= len(self._mapped) - start:
-      raise EOFError(f"{length} bytes expected at {start}")
+      raise EOFError(f'{length} bytes expected at {start}')
     if length <= SMALL:
       return self.read(length)
     self._mapped.seek(length, os.SEEK_CUR)
     return self._content[start:start + length]
 
   def load_binbytes(self) -> None:
-    self.append(self._load_bytes("<I"))
+    self.append(self._load_bytes('<I'))
 
   def load_binbytes8(self) -> None:
-    self.append(self._load_bytes("<Q"))
+    self.append(self._load_bytes('<Q'))
 
   def load_binstring(self) -> None:
-    content = self._load_bytes("<i")
-    self.append(content.decode("latin1") if isinstance(content, bytes) else content)
+    content = self._load_bytes('<i')
+    self.append(content.decode('latin1') if isinstance(content, bytes) else content)
 
   def refuse(self) -> None:
-    raise Refused("a set, a persistent id, a registered extension or a buffer outside of the file")
+    raise Refused('a set, a persistent id, a registered extension or a buffer outside of the file')
 
   for _code in (pickle.EMPTY_SET, pickle.FROZENSET, pickle.PERSID, pickle.BINPERSID, pickle.NEXT_BUFFER, pickle.EXT1,
                 pickle.EXT2, pickle.EXT4):

@@ -32,8 +32,8 @@ def load(path: pathlib.Path, start: int = 0, boxed: bool = False) -> Any:
   Raises:
     ValueError: If it names anything else (named, and not run), or is cut off or damaged.
   """
-  with (path.open("rb") as file,
-        pickle_machine.refusals(path, "pickle", "pickle of arrays, dicts, lists, strings and numbers")):
+  with (path.open('rb') as file,
+        pickle_machine.refusals(path, 'pickle', 'pickle of arrays, dicts, lists, strings and numbers')):
     mapped = pickle_machine.Mapped(file.fileno(), 0, access=mmap.ACCESS_READ)
     mapped.seek(start)
     return pickle_machine.Unpickler(mapped, _KNOWN_BOXED if boxed else _KNOWN).load()
@@ -43,18 +43,18 @@ class _Dtype(StandIn):
   """Stands in for numpy.dtype: plain numbers and strings, no objects, no fields."""
 
   def __init__(self, code: str | bytes, *_):
-    code = code.decode("latin1") if isinstance(code, bytes) else code
-    if not isinstance(code, str) or not re.fullmatch(r"[biufSU]\d{1,9}", code):
-      raise Refused(f"an array of dtype {code!r}")
+    code = code.decode('latin1') if isinstance(code, bytes) else code
+    if not isinstance(code, str) or not re.fullmatch(r'[biufSU]\d{1,9}', code):
+      raise Refused(f'an array of dtype {code!r}')
     self.value = np.dtype(code)
 
-  def set_state(self, state: tuple) -> "_Dtype":
+  def set_state(self, state: tuple) -> '_Dtype':
     _, order, *parts = state
-    order = order.decode("latin1") if isinstance(order, bytes) else order
-    if order not in ("<", ">", "=", "|") or any(part is not None for part in parts[:3]):
-      raise Refused("an array with a structured dtype")
-    if order == ">":
-      self.value = self.value.newbyteorder(">")
+    order = order.decode('latin1') if isinstance(order, bytes) else order
+    if order not in ('<', '>', '=', '|') or any(part is not None for part in parts[:3]):
+      raise Refused('an array with a structured dtype')
+    if order == '>':
+      self.value = self.value.newbyteorder('>')
     return self
 
 
@@ -65,28 +65,28 @@ class _Array(StandIn):
     _, shape, dtype, fortran, content = state
     if isinstance(dtype, _Box):
       return dtype.only(shape, content)
-    return _from_buffer(content, dtype, shape, "F" if fortran else "C")
+    return _from_buffer(content, dtype, shape, 'F' if fortran else 'C')
 
 
 class _Box(StandIn):
   """Stands in for the dtype of objects, of an array around one dict."""
 
-  def set_state(self, state: tuple) -> "_Box":
+  def set_state(self, state: tuple) -> '_Box':
     return self
 
   def only(self, shape: tuple, content: list) -> dict:
     if shape != () or len(content) != 1 or not isinstance(content[0], dict):
-      raise Refused(f"an array of objects of shape {shape!r}"[:100])
+      raise Refused(f'an array of objects of shape {shape!r}'[:100])
     return content[0]
 
 
 def _dtype_or_box(code: str | bytes, *_) -> _Dtype | _Box:
-  return _Box() if code in ("O8", b"O8", "O4", b"O4") else _Dtype(code)
+  return _Box() if code in ('O8', b'O8', 'O4', b'O4') else _Dtype(code)
 
 
 def _from_buffer(content: Any, dtype: _Dtype, shape: tuple, order: str, axis_order: None = None) -> np.ndarray:
   if axis_order is not None or not isinstance(dtype, _Dtype):
-    raise Refused("an array in an unknown layout")
+    raise Refused('an array in an unknown layout')
   array = np.ndarray(shape, dtype.value, buffer=_as_bytes(content), order=order)
   array.flags.writeable = False
   return array
@@ -94,7 +94,7 @@ def _from_buffer(content: Any, dtype: _Dtype, shape: tuple, order: str, axis_ord
 
 def _reconstruct(kind: type, *_) -> _Array:
   if kind is not _Array:
-    raise Refused("an array of an unknown class")
+    raise Refused('an array of an unknown class')
   return _Array()
 
 
@@ -104,27 +104,27 @@ def _scalar(dtype: _Dtype, content: Any) -> bool | int | float | str | bytes:
 
 def _encode(text: str, encoding: str) -> bytes:
   """Bytes that Python 3 wrote by protocol 2 or below."""
-  if encoding != "latin1":
-    raise Refused(f"text encoded as {encoding!r}")
-  return text.encode("latin1")
+  if encoding != 'latin1':
+    raise Refused(f'text encoded as {encoding!r}')
+  return text.encode('latin1')
 
 
 def _no_bytes() -> bytes:
   """Empty bytes by protocol 2 or below."""
-  return b""
+  return b''
 
 
 def _as_bytes(content: Any) -> bytes | bytearray | np.ndarray:
-  return content.encode("latin1") if isinstance(content, str) else content
+  return content.encode('latin1') if isinstance(content, str) else content
 
 
 _KNOWN = {
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
+    ('numpy', 'ndarray'): _Array,
+    ('numpy', 'dtype'): _Dtype,
+    ('_codecs', 'encode'): _encode,
+    ('__builtin__', 'bytes'): _no_bytes,
+    **{(f'numpy.{core}.multiarray', '_reconstruct'): _reconstruct for core in ('core', '_core')},
+    **{(f'numpy.{core}.multiarray', 'scalar'): _scalar for core in ('core', '_core')},
+    **{(f'numpy.{core}.numeric', '_frombuffer'): _from_buffer for core in ('core', '_core')},
 }
-_KNOWN_BOXED = {**_KNOWN, ("numpy", "dtype"): _dtype_or_box}
+_KNOWN_BOXED = {**_KNOWN, ('numpy', 'dtype'): _dtype_or_box}

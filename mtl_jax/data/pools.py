@@ -6,7 +6,7 @@ from PIL import Image
 
 from mtl_jax import types
 
-SPLITS = ("train", "val", "test")
+SPLITS = ('train', 'val', 'test')
 Classes = list[tuple[str, np.ndarray]]  # name of a class, its images uint8 [n, H, W, C]
 Streams = Mapping[str, Iterable[tuple[str, np.ndarray]]]  # split -> the same, one class at a time
 
@@ -31,13 +31,13 @@ def build(images: np.ndarray, labels: np.ndarray, num_classes: int) -> types.Ima
   """
   labels = np.asarray(labels)
   if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
-    raise ValueError(f"expected uint8 images [n, H, W, C] with a label each, got {images.dtype} "
-                     f"{images.shape} and {len(labels)} labels")
+    raise ValueError(f'expected uint8 images [n, H, W, C] with a label each, got {images.dtype} '
+                     f'{images.shape} and {len(labels)} labels')
   sizes = np.bincount(labels, minlength=num_classes).astype(np.int32)
   if len(sizes) != num_classes or not sizes.all():
-    raise ValueError(f"expected images of each of {num_classes} classes, got counts {sizes.tolist()}")
+    raise ValueError(f'expected images of each of {num_classes} classes, got counts {sizes.tolist()}')
   if np.any(np.diff(labels) < 0):  # Sorting copies all images: only when needed.
-    images = images[np.argsort(labels, kind="stable")]
+    images = images[np.argsort(labels, kind='stable')]
   return types.ImagePool(images, offsets(sizes), sizes)
 
 
@@ -114,8 +114,8 @@ def resize_dataset(original: types.Dataset, size: int) -> types.Dataset:
 # Mean and deviation of pixel values that may be subtracted and divided by, of images / 255: those of the authors'
 # TensorFlow code (none) and of their PyTorch code.
 NORMALIZATIONS = {
-    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "authors": ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
+    'unit': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    'authors': ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
 }
 
 
@@ -132,13 +132,13 @@ def normalized(original: types.Dataset, name: str) -> types.Dataset:
   Raises:
     ValueError: If the name is unknown, or the images are not in colour.
   """
-  if name == "dataset":
+  if name == 'dataset':
     return original
   if name not in NORMALIZATIONS:
     raise ValueError(f"expected normalization to be one of dataset, {', '.join(NORMALIZATIONS)}, got {name!r}")
   if original.train.images.shape[-1] != 3:
-    raise ValueError(f"normalization {name}: expected images of 3 channels, got {original.train.images.shape[-1]} in "
-                     f"{original.name}")
+    raise ValueError(f'normalization {name}: expected images of 3 channels, got {original.train.images.shape[-1]} in '
+                     f'{original.name}')
   mean, std = (np.asarray(values, np.float32) for values in NORMALIZATIONS[name])
   return original._replace(mean=mean, std=std)
 
@@ -158,7 +158,7 @@ def center_crop(original: types.Dataset, size: int) -> types.Dataset:
   """
   height, width = original.train.images.shape[1:3]
   if size > min(height, width):
-    raise ValueError(f"expected center_crop of at most {min(height, width)} pixels, the side of the images, got {size}")
+    raise ValueError(f'expected center_crop of at most {min(height, width)} pixels, the side of the images, got {size}')
   top, left = (height - size) // 2, (width - size) // 2
   cropped = {split: getattr(original, split)._replace(
       images=getattr(original, split).images[:, top:top + size, left:left + size]) for split in SPLITS}

@@ -17,9 +17,9 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "cifar_fs": Recipe(cifar.URL, cifar.SOURCES, 1, cifar.SIDE, flip=True, rotate_train=False),
-    "fc100": Recipe(cifar.URL, cifar.SOURCES, 1, cifar.SIDE, flip=True, rotate_train=False),
-    "omniglot": Recipe(omniglot.URL, omniglot.SOURCES, 1, 28, flip=False, rotate_train=True),
+    'cifar_fs': Recipe(cifar.URL, cifar.SOURCES, 1, cifar.SIDE, flip=True, rotate_train=False),
+    'fc100': Recipe(cifar.URL, cifar.SOURCES, 1, cifar.SIDE, flip=True, rotate_train=False),
+    'omniglot': Recipe(omniglot.URL, omniglot.SOURCES, 1, 28, flip=False, rotate_train=True),
 }
 
 
@@ -29,28 +29,28 @@ def load(name: str, data_dir: str | os.PathLike | None = None, cache_dir: str | 
   recipe = RECIPES[name]
   size = recipe.image_size if image_size is None else image_size
   if size < 1:
-    raise ValueError(f"{name}: expected image_size of at least 1 pixel, got {image_size}")
+    raise ValueError(f'{name}: expected image_size of at least 1 pixel, got {image_size}')
   source = archives.find(data_dir, recipe.sources)
-  origin = {"version": recipe.version,
-            "sources": cache.fingerprint(archives.files_of(source)) if source else recipe.url}
+  origin = {'version': recipe.version,
+            'sources': cache.fingerprint(archives.files_of(source)) if source else recipe.url}
   root = cache.directory(cache_dir)
 
   def build() -> types.Dataset:
     from mtl_jax.data import builders  # Here: it imports TFDS, which takes a second.
     try:
-      prepared = root / "tfds" / cache.digest(origin)
-      classes = builders.prepare(name, source, prepared, root / "downloads")
+      prepared = root / 'tfds' / cache.digest(origin)
+      classes = builders.prepare(name, source, prepared, root / 'downloads')
     except ConnectionError as e:
       raise ValueError(f"{name}: none of {', '.join(recipe.sources)} in data_dir {data_dir}, and {e}; "
                        "download it elsewhere, put it in a folder and pass that as data_dir") from e
     return _dataset(name, recipe, classes, size)
 
-  return cache.load_or_build(name, {**origin, "image_size": size}, build, root)
+  return cache.load_or_build(name, {**origin, 'image_size': size}, build, root)
 
 
 def _dataset(name: str, recipe: Recipe, classes: dict[str, pools.Classes], size: int) -> types.Dataset:
   resized = {split: [(c, pools.resize(images, size)) for c, images in classes[split]]
              for split in pools.SPLITS}
   if recipe.rotate_train:
-    resized["train"] = rotations.of_classes(resized["train"])
+    resized['train'] = rotations.of_classes(resized['train'])
   return pools.from_classes(name, resized, recipe.flip)

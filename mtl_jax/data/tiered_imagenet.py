@@ -17,7 +17,7 @@ import numpy as np
 from mtl_jax import types
 from mtl_jax.data import cache, folder, imagenet, imagenet_classes, pickles, pools
 
-ARRAYS, PNGS, LABELS = "{}_images.npz", "{}_images_png.pkl", "{}_labels.pkl"
+ARRAYS, PNGS, LABELS = '{}_images.npz', '{}_images_png.pkl', '{}_labels.pkl'
 
 Indices = dict[str, dict[str, np.ndarray]]  # split -> class -> indices of its images
 
@@ -48,18 +48,18 @@ def _take(images: np.ndarray, indices: dict[str, np.ndarray], size: int) -> Iter
 def _map_npz(path: pathlib.Path) -> np.ndarray:
   """The array `images` of an uncompressed .npz file, mapped and not read: that of train has 9.5 GB."""
   try:
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-      member = archive.getinfo("images.npy")
+    with zipfile.ZipFile(path) as archive, path.open('rb') as file:
+      member = archive.getinfo('images.npy')
       if member.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("compressed, which numpy.savez does not do; load and save it again")
+        raise ValueError('compressed, which numpy.savez does not do; load and save it again')
       file.seek(member.header_offset + 26)  # The lengths of two fields before the content.
-      file.seek(sum(np.frombuffer(file.read(4), "<u2").tolist()), os.SEEK_CUR)
+      file.seek(sum(np.frombuffer(file.read(4), '<u2').tolist()), os.SEEK_CUR)
       version = np.lib.format.read_magic(file)
       read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
       shape, fortran, dtype = read_header(file)
       if dtype.hasobject:
-        raise ValueError("an array of Python objects")
-      return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+        raise ValueError('an array of Python objects')
+      return np.memmap(path, dtype, 'r', file.tell(), shape, 'F' if fortran else 'C')
   except Exception as e:  # Damaged files make both readers raise nearly anything.
     raise ValueError(f"{path}: expected a whole .npz file with an uncompressed array 'images', found "
                      f"{path.stat().st_size} bytes: {e}") from e
@@ -82,14 +82,14 @@ def _open_pngs(request: imagenet.Request) -> imagenet.Source:
 def _load_list(path: pathlib.Path) -> list:
   found = pickles.load(path)
   if not isinstance(found, list):
-    raise ValueError(f"{path}: expected a list of PNG files, found a {type(found).__name__}")
+    raise ValueError(f'{path}: expected a list of PNG files, found a {type(found).__name__}')
   return found
 
 
 def _decoder(path: pathlib.Path, files: list, size: int) -> Callable[[int], np.ndarray]:
   def decode(index: int) -> np.ndarray:
-    content = files[index] if isinstance(files[index], np.ndarray | bytes) else b""
-    return folder.decode_image(io.BytesIO(bytes(content)), f"{path}: image {index}", size)
+    content = files[index] if isinstance(files[index], np.ndarray | bytes) else b''
+    return folder.decode_image(io.BytesIO(bytes(content)), f'{path}: image {index}', size)
   return decode
 
 
@@ -103,20 +103,20 @@ def _read_labels(request: imagenet.Request, counts: dict[str, int]) -> Indices:
   for split in pools.SPLITS:
     path = request.root / LABELS.format(split)
     content = pickles.load(path)
-    shared = imagenet.field(content, "labels", object, path)  # As MetaOptNet's authors named them.
-    labels = shared if shared is not None else imagenet.field(content, "label_specific", np.ndarray | list, path)
+    shared = imagenet.field(content, 'labels', object, path)  # As MetaOptNet's authors named them.
+    labels = shared if shared is not None else imagenet.field(content, 'label_specific', np.ndarray | list, path)
     by_label = imagenet.by_label(labels, counts[split], path)
-    names = [imagenet.text(c) for c in imagenet.field(content, "label_specific_str", list, path, default=[])]
+    names = [imagenet.text(c) for c in imagenet.field(content, 'label_specific_str', list, path, default=[])]
     if names and (min(by_label) < 0 or max(by_label) >= len(names)):
       raise ValueError(f"{path}: expected labels below the number of 'label_specific_str', {len(names)}, found "
                        f"{min(by_label)} to {max(by_label)}")
-    indices[split] = {names[label] if names else f"{split}_{label:03d}": listed for label, listed in by_label.items()}
+    indices[split] = {names[label] if names else f'{split}_{label:03d}': listed for label, listed in by_label.items()}
   imagenet_classes.check_names_or_counts(request.name, f"data_dir {request.root}: {LABELS.format('*')}", indices)
   return indices
 
 
 LAYOUTS = (
     imagenet.FOLDERS,
-    imagenet.Layout("{train,val,test}_images.npz and {train,val,test}_labels.pkl", (ARRAYS, LABELS), _open_arrays),
-    imagenet.Layout("{train,val,test}_images_png.pkl and {train,val,test}_labels.pkl", (PNGS, LABELS), _open_pngs),
+    imagenet.Layout('{train,val,test}_images.npz and {train,val,test}_labels.pkl', (ARRAYS, LABELS), _open_arrays),
+    imagenet.Layout('{train,val,test}_images_png.pkl and {train,val,test}_labels.pkl', (PNGS, LABELS), _open_pngs),
 )

@@ -8,7 +8,7 @@ from benchmarks import machine, rounds, workers
 from tests.benchmarks.in_process import scripted
 
 # Seconds of each run: the first compiles, one warms up, then the rounds.
-TIMES = '''
+TIMES = """
 TIMES = {'a': [9, 5, 1, 2, 3], 'b': [8, 5, 4, 2, 9]}
 runs = 0
 def answer(request, number):
@@ -17,7 +17,7 @@ def answer(request, number):
     return {'seconds': 0.0}
   runs += 1
   return {'seconds': TIMES[sys.argv[1]][runs - 1], 'value': runs, 'peak_bytes': 100 * runs if runs != 4 else None}
-'''
+"""
 EFFORT = workers.Effort(pairs=3, warmup=1, least_seconds=0.0, pause=0.0, limit=20)
 
 
@@ -49,7 +49,7 @@ def test_a_short_run_is_repeated_within_its_turn(tmp_path):
   side.close()
 
 
-FAILURES = '''
+FAILURES = """
 def answer(request, number):
   if request['do'] == 'run' and sys.argv[1] == 'ends':
     print('the last words', file=sys.stderr)
@@ -57,7 +57,7 @@ def answer(request, number):
   if request['do'] == 'run' and sys.argv[1] == 'sleeps':
     time.sleep(60)
   return {'skips': {'skip': 'no compiler'}, 'fails': {'error': 'out of\\nmemory'}}.get(sys.argv[1], {'seconds': 0.0})
-'''
+"""
 
 
 @pytest.mark.parametrize(('name', 'says'), [
@@ -74,13 +74,13 @@ def test_a_side_that_fails_is_left_out_with_the_reason(tmp_path, name, says):
   assert rounds.skipped([found, found]) == [f'{name}: {says} (2 times)'] and rounds.strongest(found) is None
 
 
-HUNGRY = '''
+HUNGRY = """
 def answer(request, number):
   try:
     return {'bytes': len(bytearray(2**28))}
   except MemoryError:
     return {'error': 'out of memory'}
-'''
+"""
 
 
 @pytest.mark.parametrize('there, says', [(2**31, {'bytes': 2**28}), (None, {'bytes': 2**28}), (2**27, 'out of memory')])

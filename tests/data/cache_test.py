@@ -10,22 +10,22 @@ import pytest
 
 from mtl_jax.data import cache, pools
 
-KEY = {"version": 1}
+KEY = {'version': 1}
 
 
 def make_dataset(seed=0):
   rng = np.random.default_rng(seed)
-  splits = {split: [(f"{split}_{n}", rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)) for n in (2, 3)]
+  splits = {split: [(f'{split}_{n}', rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)) for n in (2, 3)]
             for split in pools.SPLITS}
-  return pools.from_classes("tiny", splits, flip=True)
+  return pools.from_classes('tiny', splits, flip=True)
 
 
 def load(root, key=KEY, build=make_dataset):
-  return cache.load_or_build("tiny", key, build, root)
+  return cache.load_or_build('tiny', key, build, root)
 
 
 def not_called():
-  raise AssertionError("built although an entry exists")
+  raise AssertionError('built although an entry exists')
 
 
 def assert_equal(a, b):
@@ -47,71 +47,71 @@ def test_second_load_reads_the_entry(tmp_path):
 
 def test_another_key_is_another_entry(tmp_path):
   load(tmp_path)
-  other = load(tmp_path, {"version": 2}, lambda: make_dataset(1))
+  other = load(tmp_path, {'version': 2}, lambda: make_dataset(1))
   assert_equal(other, make_dataset(1))
   assert_equal(load(tmp_path, build=not_called), make_dataset())
 
 
-@pytest.mark.parametrize("name", ["train.npy", "test.npy", "entry.json"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "garbage"])
+@pytest.mark.parametrize('name', ['train.npy', 'test.npy', 'entry.json'])
+@pytest.mark.parametrize('damage', ['truncated', 'empty', 'missing', 'garbage'])
 def test_damaged_entry_is_built_again(tmp_path, name, damage):
   load(tmp_path)
-  path = next(tmp_path.glob(f"tiny-*/{name}"))
+  path = next(tmp_path.glob(f'tiny-*/{name}'))
   content = path.read_bytes()
-  if damage == "missing":
+  if damage == 'missing':
     path.unlink()
   else:
-    path.write_bytes({"truncated": content[:-5], "empty": b"", "garbage": b"\x80\x04junk" * 50}[damage])
-  with pytest.warns(UserWarning, match="is damaged .*building it again"):
+    path.write_bytes({'truncated': content[:-5], 'empty': b'', 'garbage': b'\x80\x04junk' * 50}[damage])
+  with pytest.warns(UserWarning, match='is damaged .*building it again'):
     assert_equal(load(tmp_path), make_dataset())
   assert_equal(load(tmp_path, build=not_called), make_dataset())
 
 
 def test_array_of_another_shape_is_damage(tmp_path):
   load(tmp_path)
-  np.save(next(tmp_path.glob("tiny-*/val.npy")), np.zeros((3, 4, 4, 3), np.uint8))
-  with pytest.warns(UserWarning, match="is damaged"):
+  np.save(next(tmp_path.glob('tiny-*/val.npy')), np.zeros((3, 4, 4, 3), np.uint8))
+  with pytest.warns(UserWarning, match='is damaged'):
     assert_equal(load(tmp_path), make_dataset())
 
 
 def test_pickled_array_is_not_loaded(tmp_path):
   load(tmp_path)
-  np.save(next(tmp_path.glob("tiny-*/val.npy")), np.array([{}], object), allow_pickle=True)
-  with pytest.warns(UserWarning, match="is damaged"):
+  np.save(next(tmp_path.glob('tiny-*/val.npy')), np.array([{}], object), allow_pickle=True)
+  with pytest.warns(UserWarning, match='is damaged'):
     assert_equal(load(tmp_path), make_dataset())
 
 
 def test_failed_build_leaves_nothing(tmp_path):
   def fail():
-    raise ValueError("no data")
-  with pytest.raises(ValueError, match="no data"):
+    raise ValueError('no data')
+  with pytest.raises(ValueError, match='no data'):
     load(tmp_path, build=fail)
   assert list(tmp_path.iterdir()) == []
 
 
 def test_failed_write_costs_a_warning_only(tmp_path, monkeypatch):
   def full(*args, **kwargs):
-    raise OSError("No space left on device")
-  monkeypatch.setattr(np, "save", full)
-  with pytest.warns(UserWarning, match="not cached .* No space left"):
+    raise OSError('No space left on device')
+  monkeypatch.setattr(np, 'save', full)
+  with pytest.warns(UserWarning, match='not cached .* No space left'):
     assert_equal(load(tmp_path), make_dataset())
   assert list(tmp_path.iterdir()) == []
 
 
 def test_cache_dir_that_is_a_file_is_named(tmp_path):
-  (tmp_path / "file").write_text("")
-  with pytest.raises(ValueError, match=r"cache_dir .*file: cannot be made"):
-    cache.directory(tmp_path / "file")
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ValueError, match=r'cache_dir .*file: cannot be made'):
+    cache.directory(tmp_path / 'file')
 
 
 def test_default_directory_is_of_the_user(tmp_path, monkeypatch):
-  monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
-  assert cache.directory(None) == tmp_path / "mtl_jax"
+  monkeypatch.setattr(cache.platformdirs, 'user_cache_dir', lambda name: str(tmp_path / name))
+  assert cache.directory(None) == tmp_path / 'mtl_jax'
 
 
 def test_fingerprint_follows_size_and_time(tmp_path):
-  path = tmp_path / "a"
-  path.write_bytes(b"one")
+  path = tmp_path / 'a'
+  path.write_bytes(b'one')
   before = cache.fingerprint([path])
   assert cache.fingerprint([path]) == before
   os.utime(path, ns=(1, 1))
@@ -119,7 +119,7 @@ def test_fingerprint_follows_size_and_time(tmp_path):
 
 
 def stream(root, classes, key=KEY):
-  return cache.load_or_stream("tiny", key, lambda: classes, True, root)
+  return cache.load_or_stream('tiny', key, lambda: classes, True, root)
 
 
 def classes_of(dataset):
@@ -132,14 +132,14 @@ def classes_of(dataset):
 
 
 def test_streamed_entry_equals_one_built_in_memory(tmp_path):
-  (tmp_path / "built").mkdir()
-  built = load(tmp_path / "built")
+  (tmp_path / 'built').mkdir()
+  built = load(tmp_path / 'built')
   streamed = stream(tmp_path, classes_of(make_dataset()))
   assert_equal(streamed, built)
   assert_equal(stream(tmp_path, None), built)
   assert not streamed.train.images.flags.writeable
   for split in pools.SPLITS:
-    files = [next(root.glob(f"tiny-*/{split}.npy")).read_bytes() for root in (tmp_path, tmp_path / "built")]
+    files = [next(root.glob(f'tiny-*/{split}.npy')).read_bytes() for root in (tmp_path, tmp_path / 'built')]
     assert files[0] == files[1]
 
 
@@ -151,7 +151,7 @@ def test_one_class_is_held_at_a_time(tmp_path):
       images = np.full((5, 4, 4, 3), c, np.uint8)
       alive.append(weakref.ref(images))
       assert sum(ref() is not None for ref in alive) <= 2  # this one, and the one before
-      yield f"class_{c}", images
+      yield f'class_{c}', images
       del images
 
   dataset = stream(tmp_path, {split: classes() for split in pools.SPLITS})
@@ -160,27 +160,27 @@ def test_one_class_is_held_at_a_time(tmp_path):
 
 def test_error_while_streaming_leaves_nothing(tmp_path):
   def classes():
-    yield "a", np.zeros((2, 4, 4, 3), np.uint8)
-    raise ValueError("broken.png: broken image")
+    yield 'a', np.zeros((2, 4, 4, 3), np.uint8)
+    raise ValueError('broken.png: broken image')
 
-  with pytest.raises(ValueError, match="broken.png"):
+  with pytest.raises(ValueError, match='broken.png'):
     stream(tmp_path, {split: classes() for split in pools.SPLITS})
-  assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
+  assert [path.name for path in tmp_path.iterdir() if not path.name.endswith('.lock')] == []
 
 
 def test_classes_of_different_shapes_are_refused(tmp_path):
   def classes():
-    yield "a", np.zeros((2, 4, 4, 3), np.uint8)
-    yield "b", np.zeros((2, 5, 5, 3), np.uint8)
+    yield 'a', np.zeros((2, 4, 4, 3), np.uint8)
+    yield 'b', np.zeros((2, 5, 5, 3), np.uint8)
 
-  with pytest.raises(ValueError, match="class b: expected uint8 images of shape"):
+  with pytest.raises(ValueError, match='class b: expected uint8 images of shape'):
     stream(tmp_path, {split: classes() for split in pools.SPLITS})
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
   stream(tmp_path, classes_of(make_dataset()))
-  entry = next(tmp_path.glob("tiny-*"))
-  left = tmp_path / f".{entry.name}.partial"
+  entry = next(tmp_path.glob('tiny-*'))
+  left = tmp_path / f'.{entry.name}.partial'
   entry.rename(left)
   assert_equal(stream(tmp_path, classes_of(make_dataset())), make_dataset())
   assert not left.exists()
@@ -188,31 +188,31 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 
 def test_damaged_streamed_entry_is_written_again(tmp_path):
   stream(tmp_path, classes_of(make_dataset()))
-  next(tmp_path.glob("tiny-*/val.npy")).write_bytes(b"")
-  with pytest.warns(UserWarning, match="is damaged .*building it again"):
+  next(tmp_path.glob('tiny-*/val.npy')).write_bytes(b'')
+  with pytest.warns(UserWarning, match='is damaged .*building it again'):
     assert_equal(stream(tmp_path, classes_of(make_dataset())), make_dataset())
 
 
 def test_full_disk_while_streaming_is_explained(tmp_path):
   """Files of more than 20 kB fail to be written, much as on a full disk."""
-  classes = {split: [("a", np.zeros((100, 16, 16, 3), np.uint8))] for split in pools.SPLITS}
+  classes = {split: [('a', np.zeros((100, 16, 16, 3), np.uint8))] for split in pools.SPLITS}
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
   try:
-    with pytest.raises(ValueError, match="tiny: decoded images cannot be written to .*pass another cache_dir") as e:
+    with pytest.raises(ValueError, match='tiny: decoded images cannot be written to .*pass another cache_dir') as e:
       stream(tmp_path, classes)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert str(tmp_path) in str(e.value)
-  assert not list(tmp_path.glob(".tiny-*.partial")) and not list(tmp_path.glob("tiny-*"))
+  assert not list(tmp_path.glob('.tiny-*.partial')) and not list(tmp_path.glob('tiny-*'))
 
 
 def test_another_process_that_wrote_it_meanwhile_is_waited_for(tmp_path):
   stream(tmp_path, classes_of(make_dataset()))
-  entry = next(tmp_path.glob("tiny-*"))
-  hidden = entry.rename(tmp_path / "hidden")
+  entry = next(tmp_path.glob('tiny-*'))
+  hidden = entry.rename(tmp_path / 'hidden')
   found = []
-  with filelock.FileLock(tmp_path / f".{entry.name}.lock"):
+  with filelock.FileLock(tmp_path / f'.{entry.name}.lock'):
     thread = threading.Thread(target=lambda: found.append(stream(tmp_path, None)))
     thread.start()
     thread.join(0.3)

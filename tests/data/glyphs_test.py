@@ -7,7 +7,7 @@ from PIL import Image
 
 from mtl_jax.data import glyph_letters, glyphs
 
-SPLITS = {"train": 64, "val": 16, "test": 20}
+SPLITS = {'train': 64, 'val': 16, 'test': 20}
 
 
 @functools.cache
@@ -25,12 +25,12 @@ def all_images(dataset):
 
 
 def all_letters(dataset):
-  return [name.split(" ")[1] for split in SPLITS for name in dataset.class_names[split]]
+  return [name.split(' ')[1] for split in SPLITS for name in dataset.class_names[split]]
 
 
 def test_counts_shapes_and_types():
   dataset = small()
-  assert dataset.name == "glyphs" and dataset.flip is False
+  assert dataset.name == 'glyphs' and dataset.flip is False
   for split, classes in SPLITS.items():
     pool = getattr(dataset, split)
     assert isinstance(pool.images, np.ndarray) and pool.images.dtype == np.uint8
@@ -53,13 +53,13 @@ def test_class_names_are_readable_and_disjoint_across_splits():
   assert [len(small().class_names[split]) for split in SPLITS] == list(SPLITS.values())
   assert len(set(names)) == 100
   for name in names:
-    code, letter = name.split(" ")
-    assert code == f"U+{ord(letter):04X}" and letter.isalpha()
+    code, letter = name.split(' ')
+    assert code == f'U+{ord(letter):04X}' and letter.isalpha()
 
 
 def test_each_split_mixes_alphabets():
   for split in SPLITS:
-    blocks = {ord(name.split(" ")[1]) // 256 for name in small().class_names[split]}
+    blocks = {ord(name.split(' ')[1]) // 256 for name in small().class_names[split]}
     assert len(blocks) >= 3
 
 
@@ -84,7 +84,7 @@ def outline(letter, face, side=20):
   ink = glyph_letters.draw_letter(letter, face)
   zoom = side / max(ink.size)
   width, height = (max(1, round(extent * zoom)) for extent in ink.size)
-  image = Image.new("L", (side, side))
+  image = Image.new('L', (side, side))
   image.paste(ink.resize((width, height), Image.Resampling.BOX), ((side - width) // 2, (side - height) // 2))
   return np.asarray(image) > 110
 
@@ -110,7 +110,7 @@ def spread(shapes):
   return share, far
 
 
-@pytest.mark.parametrize("name", ["DejaVuSans.ttf", "DejaVuSerif.ttf"])
+@pytest.mark.parametrize('name', ['DejaVuSans.ttf', 'DejaVuSerif.ttf'])
 def test_no_two_letters_are_near_duplicates(name):
   face = next(face for face in fonts() if face.name == name)
   letters = [letter for letter in all_letters(small()) if ord(letter) in face.code_points]
@@ -119,15 +119,15 @@ def test_no_two_letters_are_near_duplicates(name):
 
 
 def test_the_measure_of_this_test_finds_known_duplicates():
-  face = next(face for face in fonts() if face.name == "DejaVuSans.ttf")
-  for pair in ("AА", "oO", "bd", "bq", "nu", "ИN", "cC", "mш"):
+  face = next(face for face in fonts() if face.name == 'DejaVuSans.ttf')
+  for pair in ('AА', 'oO', 'bd', 'bq', 'nu', 'ИN', 'cC', 'mш'):
     assert euclidean_distance(pair, face).min() < 0.3
 
 
 def test_distance_by_hand():
-  face = next(face for face in fonts() if face.name == "DejaVuSans.ttf")
-  apart = glyph_letters.distance(("H", "Ж"), (face,))
-  h, zh = (glyph_letters._shape(letter, face) for letter in "HЖ")
+  face = next(face for face in fonts() if face.name == 'DejaVuSans.ttf')
+  apart = glyph_letters.distance(('H', 'Ж'), (face,))
+  h, zh = (glyph_letters._shape(letter, face) for letter in 'HЖ')
 
   def mean_steps(x, y):
     ink = np.argwhere(y)
@@ -140,7 +140,7 @@ def test_distance_by_hand():
 
 
 def test_distance_finds_known_duplicates():
-  letters = ("A", "Α", "o", "O", "d", "p", "Ж")
+  letters = ('A', 'Α', 'o', 'O', 'd', 'p', 'Ж')
   apart = glyph_letters.distance(letters, fonts())
   np.testing.assert_array_equal(apart, apart.T)
   assert apart[0, 1] == 0 and apart[2, 3] < 0.25 and apart[4, 5] < 0.25
@@ -217,9 +217,9 @@ def test_light_ink_is_as_likely_as_dark():
   assert contrast.min() >= glyphs.MIN_CONTRAST - 0.05
 
 
-@pytest.mark.parametrize("arguments", [{"seed": -1}, {"images_per_class": 0}])
+@pytest.mark.parametrize('arguments', [{'seed': -1}, {'images_per_class': 0}])
 def test_arguments_out_of_range(arguments):
-  with pytest.raises(ValueError, match="expected seed >= 0 and images_per_class >= 1"):
+  with pytest.raises(ValueError, match='expected seed >= 0 and images_per_class >= 1'):
     glyphs.render(**arguments)
 
 
@@ -229,11 +229,11 @@ def test_all_letters_can_be_chosen_each_once():
 
 
 def test_more_letters_than_the_fonts_hold():
-  with pytest.raises(ValueError, match="got count=1000"):
+  with pytest.raises(ValueError, match='got count=1000'):
     glyph_letters.choose_letters(fonts(), 1000)
 
 
 def test_matplotlib_without_fonts(tmp_path, monkeypatch):
-  monkeypatch.setattr(glyph_letters.matplotlib, "get_data_path", lambda: str(tmp_path))
-  with pytest.raises(FileNotFoundError, match="reinstall matplotlib"):
+  monkeypatch.setattr(glyph_letters.matplotlib, 'get_data_path', lambda: str(tmp_path))
+  with pytest.raises(FileNotFoundError, match='reinstall matplotlib'):
     glyph_letters.load_faces()

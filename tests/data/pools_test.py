@@ -8,10 +8,10 @@ from mtl_jax.data import pools
 def dataset(side=6, channels=3):
   rng = np.random.default_rng(0)
   splits = {split: [(split, rng.integers(0, 256, (4, side, side, channels), dtype=np.uint8))] for split in pools.SPLITS}
-  return pools.from_classes("toy", splits, flip=True)
+  return pools.from_classes('toy', splits, flip=True)
 
 
-@pytest.mark.parametrize("size, first, last", [(6, 0, 6), (4, 1, 5), (3, 1, 4), (2, 2, 4)])
+@pytest.mark.parametrize('size, first, last', [(6, 0, 6), (4, 1, 5), (3, 1, 4), (2, 2, 4)])
 def test_center_crop(size, first, last):
   original = dataset()
   cropped = pools.center_crop(original, size)
@@ -22,14 +22,14 @@ def test_center_crop(size, first, last):
 
 
 def test_center_crop_refuses_more_than_there_is():
-  with pytest.raises(ValueError, match="center_crop of at most 6 pixels, .* got 7"):
+  with pytest.raises(ValueError, match='center_crop of at most 6 pixels, .* got 7'):
     pools.center_crop(dataset(), 7)
 
 
 def test_normalized():
   original = dataset()
-  assert pools.normalized(original, "dataset") is original
-  unit, authors = (pools.normalized(original, name) for name in ("unit", "authors"))
+  assert pools.normalized(original, 'dataset') is original
+  unit, authors = (pools.normalized(original, name) for name in ('unit', 'authors'))
   np.testing.assert_array_equal(unit.mean, 0)
   np.testing.assert_array_equal(unit.std, 1)
   np.testing.assert_allclose(255 * authors.mean, [125.3, 123.0, 113.9], rtol=1e-6)
@@ -38,6 +38,6 @@ def test_normalized():
 
 def test_normalized_refuses():
   with pytest.raises(ValueError, match="one of dataset, unit, authors, got 'imagenet'"):
-    pools.normalized(dataset(), "imagenet")
-  with pytest.raises(ValueError, match="3 channels, got 1 in toy"):
-    pools.normalized(dataset(channels=1), "authors")
+    pools.normalized(dataset(), 'imagenet')
+  with pytest.raises(ValueError, match='3 channels, got 1 in toy'):
+    pools.normalized(dataset(channels=1), 'authors')

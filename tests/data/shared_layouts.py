@@ -9,8 +9,8 @@ from PIL import Image
 from mtl_jax import data
 from mtl_jax.data import imagenet_classes
 
-SPLITS = ("train", "val", "test")
-CLASSES = {"train": ["n00000003", "n00000001"], "val": ["n00000005"], "test": ["n00000002", "n00000004"]}
+SPLITS = ('train', 'val', 'test')
+CLASSES = {'train': ['n00000003', 'n00000001'], 'val': ['n00000005'], 'test': ['n00000002', 'n00000004']}
 SIDE = 84
 COUNT = 3  # images of each class
 
@@ -19,8 +19,8 @@ def refused(tmp_path, name, **options):
   """The one line of the error that loading must end with; nothing may be cached."""
   with pytest.raises(ValueError) as e:
     load(tmp_path, name, **options)
-  assert "\n" not in str(e.value)
-  assert not list((tmp_path / "cache").rglob("*.npy"))
+  assert '\n' not in str(e.value)
+  assert not list((tmp_path / 'cache').rglob('*.npy'))
   return str(e.value)
 
 
@@ -37,7 +37,7 @@ def images_of(name):
 
 def png(image):
   content = io.BytesIO()
-  Image.fromarray(image).save(content, "PNG", compress_level=0)
+  Image.fromarray(image).save(content, 'PNG', compress_level=0)
   return content.getvalue()
 
 
@@ -46,18 +46,18 @@ def write_folders(root, classes=CLASSES):
     for name in names:
       (root / split / name).mkdir(parents=True)
       for i, image in enumerate(images_of(name)):
-        (root / split / name / f"{name}_{i:03d}.png").write_bytes(png(image))
+        (root / split / name / f'{name}_{i:03d}.png').write_bytes(png(image))
 
 
 def write_csv(root, classes=CLASSES):
-  (root / "images").mkdir(parents=True)
+  (root / 'images').mkdir(parents=True)
   for split, names in classes.items():
-    rows = ["filename,label"]
+    rows = ['filename,label']
     for name in names:
       for i, image in enumerate(images_of(name)):
-        (root / "images" / f"{name}{i}.jpg").write_bytes(png(image))  # Readers go by content.
-        rows.append(f"{name}{i}.jpg,{name}")
-    (root / f"{split}.csv").write_text("\n".join(rows) + "\n")
+        (root / 'images' / f'{name}{i}.jpg').write_bytes(png(image))  # Readers go by content.
+        rows.append(f'{name}{i}.jpg,{name}')
+    (root / f'{split}.csv').write_text('\n'.join(rows) + '\n')
 
 
 def write_pickle(path, content, protocol=4):
@@ -67,47 +67,47 @@ def write_pickle(path, content, protocol=4):
 
 def write_cache(root, classes=CLASSES, **changes):
   for split, names in classes.items():
-    content = {"image_data": np.concatenate([images_of(name) for name in names]),
-               "class_dict": {name: list(range(COUNT * c, COUNT * (c + 1))) for c, name in enumerate(names)}}
-    write_pickle(root / f"mini-imagenet-cache-{split}.pkl", {**content, **changes})
+    content = {'image_data': np.concatenate([images_of(name) for name in names]),
+               'class_dict': {name: list(range(COUNT * c, COUNT * (c + 1))) for c, name in enumerate(names)}}
+    write_pickle(root / f'mini-imagenet-cache-{split}.pkl', {**content, **changes})
 
 
 def write_labelled(root, classes=CLASSES, named=True, as_list=False):
   first = 0
   for split, names in classes.items():
-    file = "train_phase_train" if split == "train" else split
+    file = 'train_phase_train' if split == 'train' else split
     images = np.concatenate([images_of(name) for name in names])
-    content = {"data": list(images) if as_list else images,
-               "labels": [first + c for c in range(len(names)) for _ in range(COUNT)]}
+    content = {'data': list(images) if as_list else images,
+               'labels': [first + c for c in range(len(names)) for _ in range(COUNT)]}
     if named:
-      content["catname2label"] = {name: first + c for c, name in enumerate(names)}
-    write_pickle(root / f"miniImageNet_category_split_{file}.pickle", content)
+      content['catname2label'] = {name: first + c for c, name in enumerate(names)}
+    write_pickle(root / f'miniImageNet_category_split_{file}.pickle', content)
     first += len(names)
 
 
-def write_labels(root, classes=CLASSES, describe=lambda name: f"thing {name}", **changes):
+def write_labels(root, classes=CLASSES, describe=lambda name: f'thing {name}', **changes):
   for split, names in classes.items():
     labels = np.repeat(np.arange(len(names), dtype=np.int32), COUNT)
-    content = {"label_specific": labels, "label_general": labels * 0, "label_general_str": ["things"],
-               "label_specific_str": [describe(name) for name in names]}
-    write_pickle(root / f"{split}_labels.pkl", {**content, **changes})
+    content = {'label_specific': labels, 'label_general': labels * 0, 'label_general_str': ['things'],
+               'label_specific_str': [describe(name) for name in names]}
+    write_pickle(root / f'{split}_labels.pkl', {**content, **changes})
 
 
 def write_npz(root, classes=CLASSES, save=np.savez):
   root.mkdir(parents=True, exist_ok=True)
   for split, names in classes.items():
     images = np.concatenate([images_of(name) for name in names])
-    save(root / f"{split}_images.npz", images=images[..., ::-1])  # OpenCV keeps blue first.
+    save(root / f'{split}_images.npz', images=images[..., ::-1])  # OpenCV keeps blue first.
 
 
 def write_pngs(root, classes=CLASSES):
   for split, names in classes.items():
     content = [np.frombuffer(png(image), np.uint8)[:, None] for name in names for image in images_of(name)]
-    write_pickle(root / f"{split}_images_png.pkl", content)
+    write_pickle(root / f'{split}_images_png.pkl', content)
 
 
 def load(tmp_path, name, **options):
-  return data.load(name, **{"data_dir": tmp_path / "data", "cache_dir": tmp_path / "cache", **options})
+  return data.load(name, **{'data_dir': tmp_path / 'data', 'cache_dir': tmp_path / 'cache', **options})
 
 
 def assert_holds(dataset, sort=True, describe=lambda name: name):

@@ -14,7 +14,7 @@ from tests.weights import authors_layout, pth_files
 
 # Starts the launcher once for each line of arguments, in a fork of a process that has imported it: fast, and with the
 # messages and exit statuses of a start of its own. PyTorch counts as not installed.
-DRIVER = '''
+DRIVER = """
 import json, os, sys
 sys.modules['torch'] = None
 from launch import import_weights, session
@@ -30,7 +30,7 @@ for arguments in json.load(sys.stdin):
   message = os.fdopen(end).read()
   results.append([os.waitstatus_to_exitcode(os.wait()[1]), message])
 print(json.dumps(results))
-'''
+"""
 
 
 class Runs:

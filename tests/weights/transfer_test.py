@@ -143,7 +143,7 @@ def test_an_export_computes_what_the_run_computes():
 
 def test_networks_that_their_code_has_not_are_not_exported():
   _, variables, meta_params = ours('tensorflow', scaled='every')
-  with pytest.raises(ValueError, match="tensorflow network has no place for scale_shift/block1/shortcut/scale"):
+  with pytest.raises(ValueError, match='tensorflow network has no place for scale_shift/block1/shortcut/scale'):
     transfer.to_authors(variables, meta_params, 'tensorflow')
   network = backbones.create('resnet25', (32, 32, 3), width=2, norm_affine=False)
   variables = jax.tree.map(lambda x: np.zeros(x.shape), jax.eval_shape(network.init, jax.random.key(0)))
