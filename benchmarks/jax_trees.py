@@ -84,7 +84,7 @@ def make_backbone(network: str, image_shape: tuple[int, int, int], width: int | 
   """Makes a network, in float64 too, which the library itself does not offer.
 
   Args:
-    network: 'resnet12' or 'resnet25'; any of the library's but in float64.
+    network: any of the library's; in float64 'resnet12' or 'resnet25'.
     image_shape: (H, W, C).
     width: channels of the first block; None as published.
     dtype: 'float32', 'bfloat16' or 'float64'.
@@ -92,9 +92,14 @@ def make_backbone(network: str, image_shape: tuple[int, int, int], width: int | 
 
   Returns:
     A Backbone.
+
+  Raises:
+    ValueError: a network that is not known, or not in float64.
   """
   if dtype != 'float64':
     return backbones.create(network, image_shape, width=width, norm_epsilon=norm_epsilon, compute_dtype=dtype)
+  if network not in _FIRST_KERNELS:
+    raise ValueError(f'expected network in float64 to be one of {", ".join(_FIRST_KERNELS)}, got {network!r}')
   options = {'dtype': jnp.float64, 'norm_epsilon': norm_epsilon or 1e-5} | ({'width': width} if width else {})
   if network == 'resnet12':
     return backbones.from_linen(ResNet12(**options), image_shape, last_block='block4', unscaled=('shortcut',))

@@ -30,12 +30,17 @@ def describe() -> str:
 
 
 def available_bytes() -> int | None:
-  """Gives the memory that a process could still get; None where the system does not tell."""
-  with contextlib.suppress(OSError), open('/proc/meminfo', encoding='ascii') as lines:
-    for line in lines:
-      if line.startswith('MemAvailable:'):
-        return 1024 * int(line.split()[1])
-  return None
+  """Gives the memory that processes of this machine could still get; None where the system does not tell."""
+  return _kilobytes('/proc/meminfo', 'MemAvailable:')
+
+
+def data_bytes(process: int) -> int | None:
+  """Gives how much memory a process has for its data, used or not; None where the system does not tell.
+
+  Args:
+    process: its number.
+  """
+  return _kilobytes(f'/proc/{process}/status', 'VmData:')
 
 
 def reset_peak() -> None:
@@ -46,8 +51,13 @@ def reset_peak() -> None:
 
 def peak_bytes() -> int | None:
   """Gives the greatest resident memory of this process since `reset_peak`; None where the system does not tell."""
-  with contextlib.suppress(OSError), open('/proc/self/status', encoding='ascii') as lines:
+  return _kilobytes('/proc/self/status', 'VmHWM:')
+
+
+def _kilobytes(path, name):
+  """Bytes that a file of the system gives as 'NAME 123 kB', or None."""
+  with contextlib.suppress(OSError), open(path, encoding='ascii') as lines:
     for line in lines:
-      if line.startswith('VmHWM:'):
+      if line.startswith(name):
         return 1024 * int(line.split()[1])
   return None

@@ -47,7 +47,7 @@ def _measure(settings, bench):
 
 
 def _record(settings, bench, folder, number, dtype, simulated):
-  # One device is one of as many simulated ones, since by their number XLA has threads, and by threads it rounds.
+  # One device is one of as many simulated ones: XLA has no fewer threads than devices, and by threads it rounds.
   environment = {'JAX_NUM_CPU_DEVICES': str(max(settings['devices']))} if simulated else None
   side = rounds.Side(bench, 'jax', 'scaling', dtype, environment)
   names = ('network', 'width', 'image_size', 'classes', 'per_class', 'steps', 'meta_batch', 'way', 'shot', 'query',

@@ -105,15 +105,16 @@ class Worker:
       raise WorkerError(' '.join(reason.split())[:300])
     return answer
 
-  def bound_memory(self, most: int) -> None:
+  def bound_memory(self, more: int) -> None:
     """Lets the process fail at what it allocates beyond a bound, where the system can (Linux).
 
     It can then say so; without a bound the system ends one process or another.
 
     Args:
-      most: bytes.
+      more: bytes, beside what it has by now.
     """
     if hasattr(resource, 'prlimit'):
+      most = more + (machine.data_bytes(self._process.pid) or 0)
       with contextlib.suppress(OSError):  # it has ended
         resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (most, most))
 
@@ -161,8 +162,8 @@ class Bench:
                              ['--device=cpu', f'--threads={about["threads"]}'])]
     worker = Worker(command, environment)
     self.about[side] = worker.about
-    if self.about.get('jax', {}).get('platform') == 'cpu' and (most := machine.available_bytes()):
-      worker.bound_memory(most)
+    if self.about.get('jax', {}).get('platform') == 'cpu' and (more := machine.available_bytes()):
+      worker.bound_memory(more)
     return worker
 
   @property

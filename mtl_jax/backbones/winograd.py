@@ -4,7 +4,8 @@
 
 Tiles overlap by two pixels. Summed over channels, each of the 16 places of a tile is one product of matrices, [tiles,
 c_in] with [c_in, c_out]. The transformed maps are four times as large, so it pays where products dwarf maps: many
-channels on few pixels, as in the last blocks of a network (`layers.conv` decides). Rounding is that of the direct form.
+channels on few pixels, as in the last blocks of a network (`layers.conv` decides). Rounding is of the order of that of
+the direct form.
 
 References: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.1.
 """
@@ -12,6 +13,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
+
+_TILES = 512  # of a part; measured, a thousand are as fast and take more memory
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -29,12 +32,19 @@ def conv3x3(x, kernel, transposed=False):
   Returns:
     [B, H, W, c_out]; [B, H, W, c_in] of x [B, H, W, c_out] if `transposed`.
   """
-  inputs, kernels = _inputs(x), _kernels(kernel)
+  # Bound to x, or a loop over tasks would keep the transformed kernels of all layers throughout.
+  x, kernel = jax.lax.optimization_barrier((x, kernel))
+  kernels = _kernels(kernel)
   if transposed:
     # Turned around, k2 k1 k0 in place of k0 k1 k2, the outer ones of G k change places and the inner ones stay.
     kernels = [kernels[4 * i + j].T for i in (3, 1, 2, 0) for j in (3, 1, 2, 0)]
-  products = [d @ k for d, k in zip(inputs, kernels, strict=True)]
-  return _outputs(products, x.shape[:3])
+
+  def part(x):
+    products = [d @ k for d, k in zip(_inputs(x), kernels, strict=True)]
+    return _outputs(products, x.shape[:3])
+
+  y = jax.lax.map(part, _in_parts(x))
+  return y.reshape(-1, *y.shape[2:])[:len(x)]
 
 
 def _forward(x, kernel, transposed):
@@ -46,11 +56,30 @@ def _backward(transposed, residuals, cotangent):
   x_bar = conv3x3(cotangent, kernel, not transposed)
   # The transposed form has the kernel between the same two maps the other way around.
   image, output = (cotangent, x) if transposed else (x, cotangent)
-  products = [d.T @ m for d, m in zip(_inputs(image), _outputs_backward(output), strict=True)]
+
+  def add(total, part):
+    products = [d.T @ m for d, m in zip(_inputs(part[0]), _outputs_backward(part[1]), strict=True)]
+    return jax.tree.map(jnp.add, total, products), None
+
+  zeros = [jnp.zeros(kernel.shape[2:], kernel.dtype)] * 16
+  products, _ = jax.lax.scan(add, zeros, (_in_parts(image), _in_parts(output)))
   return x_bar, _kernels_backward(products)
 
 
 conv3x3.defvjp(_forward, _backward)
+
+
+def tiles(x):
+  """Counts the tiles of 2x2 outputs of all images [B, H, W, c]."""
+  return x.shape[0] * -(-x.shape[1] // 2) * -(-x.shape[2] // 2)
+
+
+def _in_parts(x):
+  """[parts, B / parts, H, W, c]: transformed maps, four times the size, stay few and near the processor."""
+  parts = -(-tiles(x) // _TILES)
+  each = -(-x.shape[0] // parts)
+  x = jnp.pad(x, ((0, parts * each - x.shape[0]), (0, 0), (0, 0), (0, 0)))  # by black images
+  return x.reshape(parts, each, *x.shape[1:])
 
 
 # --- The three transforms, of rows and then of columns, and what their gradients need. Lists are 16 matrices. ---
