@@ -6,8 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.backbones import winograd
-
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et al., as residual networks start
 
@@ -109,10 +107,10 @@ def by_patches():
 
 
 def conv(x, kernel, strides, padding, **options):
-  """Convolves as `lax.conv_general_dilated` does, by the faster of two other forms on a CPU: `conv3x3`, or Winograd's.
+  """Convolves as `lax.conv_general_dilated` does, by `conv3x3` where that is the faster form (CPU).
 
-  One that strides is then computed at every pixel and thinned out: four times the work of that layer (in the direct
-  form), against gradients that are dozens of times slower in a loop.
+  One that strides is then computed at every pixel and thinned out: four times the work of that layer, against
+  gradients that are dozens of times slower in a loop.
 
   Args:
     x: [B, H, W, c_in].
@@ -131,21 +129,8 @@ def conv(x, kernel, strides, padding, **options):
   if plain and _by_patches:
     return conv_patches(x, kernel, strides)
   if plain and jax.default_backend() == 'cpu':
-    faster = winograd.conv3x3 if _is_small_and_deep(x, kernel) else conv3x3
-    return faster(x, kernel)[:, ::strides[0], ::strides[1]]
+    return conv3x3(x, kernel)[:, ::strides[0], ::strides[1]]
   return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-
-
-def _is_small_and_deep(x, kernel):
-  """Whether Winograd's form is the faster one.
-
-  Measured on two cores: at 4 and 8 pixels it takes 0.5 to 1.0 of the time, with fewer images up to 1.7, at 16 pixels
-  1.3. At 10 pixels it takes 0.6, and more memory than the direct form at the place where ResNet-12 takes most of it.
-  """
-  deep = kernel.shape[2] >= 128 and kernel.shape[3] >= 256
-  small = 4 <= min(x.shape[1:3]) and max(x.shape[1:3]) <= 8
-  many = winograd.tiles(x) >= 40
-  return deep and small and many and jnp.finfo(kernel.dtype).bits >= 32
 
 
 @jax.custom_vjp
