@@ -29,11 +29,6 @@ def describe() -> str:
           f'Python {platform.python_version()}')
 
 
-def available_bytes() -> int | None:
-  """Gives the memory that processes of this machine could still get; None where the system does not tell."""
-  return _kilobytes('/proc/meminfo', 'MemAvailable:')
-
-
 def data_bytes(process: int) -> int | None:
   """Gives how much memory a process has for its data, used or not; None where the system does not tell.
 

@@ -17,6 +17,7 @@ import time
 from typing import NamedTuple
 
 from benchmarks import machine
+from mtl_jax import placement
 
 HERE = pathlib.Path(__file__).resolve().parent
 _START_SECONDS = 300  # a worker imports its library in that time
@@ -162,7 +163,7 @@ class Bench:
                              ['--device=cpu', f'--threads={about["threads"]}'])]
     worker = Worker(command, environment)
     self.about[side] = worker.about
-    if self.about.get('jax', {}).get('platform') == 'cpu' and (more := machine.available_bytes()):
+    if self.about.get('jax', {}).get('platform') == 'cpu' and (more := placement.free_host_bytes()):
       worker.bound_memory(more)
     return worker
 

@@ -78,10 +78,12 @@ def test_meta_step_has_memory_and_a_share_of_the_peak(measured):
 
 
 def test_scaling_gives_equal_parameters_by_one_all_reduce(measured):
-  one, two = (row['sides'] for row in measured('scaling')[0]['rows'])
+  rows = measured('scaling')[0]['rows']
+  assert [row['devices'] for row in rows] == [1, 2]
+  one, two = (row['sides'] for row in rows)
   for dtype, bound in (('float64', 1e-13), ('float32', 1e-3)):
     alone, together = one[f'jax {dtype}'], two[f'jax {dtype}']
-    assert (alone['all_reduces'], alone['other_collectives']) == (0, 0)
+    assert (alone['largest_difference'], alone['all_reduces'], alone['other_collectives']) == (0, 0, 0)
     assert 0 <= together['median_difference'] <= together['largest_difference'] < bound
     assert (together['all_reduces'], together['other_collectives']) == (1, 0)
   assert two['jax float64']['reduced_bytes'] > two['jax float32']['reduced_bytes'] > 100
