@@ -4,7 +4,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mtl_jax.backbones.layers import Stage, batch_norm, conv1x1, conv3x3_layer, global_average
+from mtl_jax.backbones.layers import Stage, batch_norm, conv1x1, conv3x3_layer, global_average, relu
 
 
 class ResNet18(nn.Module):
@@ -25,7 +25,7 @@ class ResNet18(nn.Module):
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     x = conv3x3_layer(self.width, 1, self.dtype, 'stem')(x)
-    x = nn.relu(batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, 'stem_bn')(x))
+    x = relu(batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, 'stem_bn')(x))
     options = (self.norm_affine, self.norm_epsilon, self.dtype)
     for i, stride in enumerate((1, 2, 2, 2)):
       stage = Stage(_Block, 2, self.width * 2**i, stride, *options, name=f'stage{i + 1}')
@@ -47,7 +47,7 @@ class ResNet25(nn.Module):
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     x = conv3x3_layer(max(1, self.width // 2), 1, self.dtype, 'stem', use_bias=True)(x)
-    x = nn.relu(batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, 'stem_bn')(x))
+    x = relu(batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, 'stem_bn')(x))
     options = (self.norm_affine, self.norm_epsilon, self.dtype)
     for i in range(3):
       stage = Stage(_Block, 4, self.width * 2**i, 2, *options, name=f'stage{i + 1}')
@@ -71,6 +71,6 @@ class _Block(nn.Module):
     shortcut = x
     if self.stride != 1 or x.shape[-1] != self.width:
       shortcut = norm(conv1x1(x, self.width, self.stride, self.dtype, 'shortcut'), 'shortcut_bn')
-    x = nn.relu(norm(conv3x3_layer(self.width, self.stride, self.dtype, 'conv1')(x), 'bn1'))
+    x = relu(norm(conv3x3_layer(self.width, self.stride, self.dtype, 'conv1')(x), 'bn1'))
     x = norm(conv3x3_layer(self.width, 1, self.dtype, 'conv2')(x), 'bn2')
-    return nn.relu(x + shortcut)
+    return relu(x + shortcut)

@@ -4,7 +4,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mtl_jax.backbones.layers import batch_norm, conv, max_pool
+from mtl_jax.backbones.layers import batch_norm, conv, max_pool, relu
 
 
 class Conv4(nn.Module):
@@ -31,4 +31,4 @@ class _Block(nn.Module):
   def __call__(self, x, batch_stats_mode):
     x = nn.Conv(self.width, (3, 3), dtype=self.dtype, conv_general_dilated=conv, name='conv')(x)
     x = batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, 'bn')(x)
-    return max_pool(nn.relu(x))
+    return max_pool(relu(x))

@@ -1,10 +1,13 @@
 """Layers that several backbones share (private to this folder)."""
 import contextlib
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from mtl_jax.backbones import winograd
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et al., as residual networks start
@@ -61,6 +64,29 @@ def batch_norm(batch_stats_mode, affine, epsilon, dtype, name):
                       dtype=dtype, name=name)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def relu(x, slope=0.0):
+  """Multiplies what is negative by a slope: a ReLU, or a leaky one.
+
+  Its derivative is read off the output, which the next layer keeps in any case: that of `nn.relu` keeps the input for
+  the backward pass too. At 0 it is the slope, as in PyTorch.
+
+  Args:
+    x: any shape.
+    slope: 0 or more.
+
+  Returns:
+    Like x.
+  """
+  return jnp.where(x > 0, x, slope * x)
+
+
+@relu.defjvp
+def _relu_jvp(slope, primals, tangents):
+  y, tangent = relu(*primals, slope), *tangents
+  return y, jnp.where(y > 0, tangent, slope * tangent)
+
+
 def global_average(x):
   """Averages over all pixels.
 
@@ -107,10 +133,10 @@ def by_patches():
 
 
 def conv(x, kernel, strides, padding, **options):
-  """Convolves as `lax.conv_general_dilated` does, by `conv3x3` where that is the faster form (CPU).
+  """Convolves as `lax.conv_general_dilated` does, on a CPU by the faster of two other forms: `conv3x3`, or Winograd's.
 
-  One that strides is then computed at every pixel and thinned out: four times the work of that layer, against
-  gradients that are dozens of times slower in a loop.
+  One that strides is then computed at every pixel and thinned out: four times the work of that layer (in the direct
+  form), against gradients that are dozens of times slower in a loop.
 
   Args:
     x: [B, H, W, c_in].
@@ -129,7 +155,8 @@ def conv(x, kernel, strides, padding, **options):
   if plain and _by_patches:
     return conv_patches(x, kernel, strides)
   if plain and jax.default_backend() == 'cpu':
-    return conv3x3(x, kernel)[:, ::strides[0], ::strides[1]]
+    faster = winograd.conv3x3 if _winograd_pays(x, *kernel.shape[2:]) else conv3x3
+    return faster(x, kernel)[:, ::strides[0], ::strides[1]]
   return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -158,6 +185,8 @@ def _conv3x3_forward(x, kernel):
 def _conv3x3_backward(residuals, cotangent):
   x, kernel = residuals
   x_bar = conv3x3(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+  if _winograd_pays(x, *kernel.shape[2:], gradient=True):
+    return x_bar, winograd.kernel_gradient(x, cotangent)
   # The batch is summed over, so it takes the place of the input channels: [c_in,H,W,B] * [H,W,B,c_out].
   kernel_bar = jax.lax.conv_general_dilated(
       x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), (1, 1), ((1, 1), (1, 1)), dimension_numbers=_NHWC)
@@ -165,6 +194,14 @@ def _conv3x3_backward(residuals, cotangent):
 
 
 conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
+
+
+def _winograd_pays(x, c_in, c_out, *, gradient=False):
+  """Measured on two cores; fewer channels or tiles do not outweigh the transforms, least of all on maps of one pixel."""
+  least, most = (64, 64) if gradient else (128, 256)  # of the kernel's gradient, which needs no transposed maps then
+  wide = min(c_in, c_out) >= least and max(c_in, c_out) >= most
+  many = winograd.tiles(x) >= 40 and min(x.shape[1:3]) >= 2
+  return wide and many and jnp.finfo(x.dtype).bits >= 32
 
 
 def conv_patches(x, kernel, strides=(1, 1)):
@@ -203,3 +240,4 @@ def max_pool(x):
   x = x[:, :height // 2 * 2, :width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
   rows = jnp.maximum(x[:, :, 0], x[:, :, 1])
   return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
+

@@ -4,7 +4,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mtl_jax.backbones.layers import batch_norm, conv, global_average, max_pool
+from mtl_jax.backbones.layers import batch_norm, conv, global_average, max_pool, relu
 
 
 class ResNet12(nn.Module):
@@ -40,5 +40,5 @@ class _Block(nn.Module):
     for i in (1, 2, 3):
       x = nn.Conv(self.width, (3, 3), dtype=self.dtype, conv_general_dilated=conv, name=f'conv{i}')(x)
       x = batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, f'bn{i}')(x)
-      x = nn.leaky_relu(x, 0.1)
+      x = relu(x, slope=0.1)
     return max_pool(x + shortcut)

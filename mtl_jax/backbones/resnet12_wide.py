@@ -4,7 +4,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mtl_jax.backbones.layers import batch_norm, conv1x1, conv3x3_layer, global_average, max_pool
+from mtl_jax.backbones.layers import batch_norm, conv1x1, conv3x3_layer, global_average, max_pool, relu
 
 
 class ResNet12Wide(nn.Module):
@@ -42,5 +42,5 @@ class _Block(nn.Module):
     shortcut = norm(conv1x1(x, self.width, 1, self.dtype, 'shortcut'), 'shortcut_bn')
     for i in (1, 2, 3):
       x = norm(conv3x3_layer(self.width, 1, self.dtype, f'conv{i}')(x), f'bn{i}')
-      x = nn.leaky_relu(x if i < 3 else x + shortcut, 0.1)
+      x = relu(x if i < 3 else x + shortcut, slope=0.1)
     return max_pool(x)

@@ -4,7 +4,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mtl_jax.backbones.layers import Stage, batch_norm, conv1x1, conv3x3_layer, global_average
+from mtl_jax.backbones.layers import Stage, batch_norm, conv1x1, conv3x3_layer, global_average, relu
 
 
 class WideResNet28(nn.Module):
@@ -27,7 +27,7 @@ class WideResNet28(nn.Module):
       stage = Stage(_Block, 4, self.width * 2**i, stride, *options, name=f'stage{i + 1}')
       x = stage(x, batch_stats_mode)
     x = batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, 'last_bn')(x)
-    return global_average(nn.relu(x))
+    return global_average(relu(x))
 
 
 class _Block(nn.Module):
@@ -44,8 +44,8 @@ class _Block(nn.Module):
       return batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, name)(x)
 
     shortcut = x
-    x = nn.relu(norm(x, 'bn1'))
+    x = relu(norm(x, 'bn1'))
     if self.stride != 1 or shortcut.shape[-1] != self.width:
       shortcut = conv1x1(x, self.width, self.stride, self.dtype, 'shortcut')
-    x = nn.relu(norm(conv3x3_layer(self.width, self.stride, self.dtype, 'conv1')(x), 'bn2'))
+    x = relu(norm(conv3x3_layer(self.width, self.stride, self.dtype, 'conv1')(x), 'bn2'))
     return shortcut + conv3x3_layer(self.width, 1, self.dtype, 'conv2')(x)

@@ -114,3 +114,19 @@ def test_strided_conv1x1_takes_every_other_pixel():
   output, variables = Layer().init_with_output(jax.random.key(1), x)
   expected = np.asarray(x)[:, [0, 2, 4]][:, :, [0, 2]] @ np.asarray(variables['params']['shortcut']['kernel'])
   np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('slope, reference', [(0.0, nn.relu), (0.1, lambda x: nn.leaky_relu(x, 0.1))])
+def test_relu_has_the_values_and_derivatives_of_flax(slope, reference):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=50), jnp.float32)
+  for each in (lambda f: f, jax.grad, jax.jacfwd, lambda f: jax.grad(jax.grad(lambda x: f(x)**3))):
+    np.testing.assert_allclose(jax.vmap(each(lambda x: layers.relu(x, slope=slope)))(x), jax.vmap(each(reference))(x),
+                               rtol=1e-6)
+  assert jax.grad(layers.relu)(0.0, slope) == np.float32(slope)
+
+
+def test_relu_keeps_its_output_and_not_its_input():
+  """For the backward pass: the output is what the next layer keeps as well."""
+  x = jnp.asarray(np.random.default_rng(0).normal(size=50), jnp.float32)
+  kept = jax.tree.leaves(jax.vjp(layers.relu, x)[1])
+  assert not any(np.array_equal(leaf, x) for leaf in kept if leaf.shape == x.shape and leaf.dtype == x.dtype)
