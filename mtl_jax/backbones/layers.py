@@ -197,7 +197,7 @@ conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 
 
 def _winograd_pays(x, c_in, c_out, *, gradient=False):
-  """Measured on two cores; fewer channels or tiles do not outweigh the transforms, least of all on maps of one pixel."""
+  """Measured on two cores; fewer channels or tiles do not outweigh the transforms, nor do maps of one pixel."""
   least, most = (64, 64) if gradient else (128, 256)  # of the kernel's gradient, which needs no transposed maps then
   wide = min(c_in, c_out) >= least and max(c_in, c_out) >= most
   many = winograd.tiles(x) >= 40 and min(x.shape[1:3]) >= 2

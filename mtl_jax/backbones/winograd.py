@@ -54,7 +54,7 @@ def conv3x3(x, kernel, transposed=False):
   product = 'ptd,pcd->ptc' if transposed else 'ptc,pcd->ptd'
 
   def part(x):
-    # Bound to x: transformed kernels, of four times the size, of all layers would be there from the beginning otherwise.
+    # Bound to x: transformed kernels of all layers, four times the size, would be there from the beginning otherwise.
     x, k = jax.lax.optimization_barrier((x, taps))
     return _outputs(jnp.einsum(product, _inputs(x), _apply(transform, k)), x.shape[:3])
 
