@@ -68,8 +68,8 @@ def batch_norm(batch_stats_mode, affine, epsilon, dtype, name):
 def relu(x, slope=0.0):
   """Multiplies what is negative by a slope: a ReLU, or a leaky one.
 
-  Its derivative is read off the output, which the next layer keeps in any case: that of `nn.relu` keeps the input for
-  the backward pass too. At 0 it is the slope, as in PyTorch.
+  Its derivative is read off the output, which is kept for the next convolution in any case; read off the input, XLA
+  keeps that for the backward pass too. At 0 it is the slope, as in PyTorch.
 
   Args:
     x: any shape.
@@ -78,13 +78,14 @@ def relu(x, slope=0.0):
   Returns:
     Like x.
   """
-  return jnp.where(x > 0, x, slope * x)
+  return jnp.where(x > 0, x, slope * x if slope else 0)  # 0 * inf is no number
 
 
 @relu.defjvp
 def _relu_jvp(slope, primals, tangents):
-  y, tangent = relu(*primals, slope), *tangents
-  return y, jnp.where(y > 0, tangent, slope * tangent)
+  (x,), (tangent,) = primals, tangents
+  y = relu(x, slope)
+  return y, jnp.where(y > 0, tangent, slope * tangent if slope else 0)
 
 
 def global_average(x):
@@ -133,10 +134,12 @@ def by_patches():
 
 
 def conv(x, kernel, strides, padding, **options):
-  """Convolves as `lax.conv_general_dilated` does, on a CPU by the faster of two other forms: `conv3x3`, or Winograd's.
+  """Convolves as `lax.conv_general_dilated` does.
 
-  One that strides is then computed at every pixel and thinned out: four times the work of that layer (in the direct
-  form), against gradients that are dozens of times slower in a loop.
+  On a CPU, ordinary 3x3 kernels are in the faster of two other forms: `conv3x3`, or Winograd's where channels and tiles
+  are many, which rounds five times as coarsely (`winograd`). One that strides is then computed at every pixel and
+  thinned out: four times the work of that layer (in the direct form), against gradients that are dozens of times slower
+  in a loop.
 
   Args:
     x: [B, H, W, c_in].
@@ -165,8 +168,8 @@ def conv3x3(x, kernel):
   """Convolves with a 3x3 kernel, stride 1, zero padding of one pixel, with gradients that stay fast in loops on CPU.
 
   XLA's CPU compiler puts the convolutions of a gradient into its fast form in straight-line code, yet not in the body
-  of a `lax.scan`, where they run some 60 times slower. Here both gradients are written in that form to begin with. It
-  differentiates in reverse mode, any number of times, and not in forward mode.
+  of a `lax.scan`, where they run some 60 times slower. Here both gradients are written in that form to begin with, or
+  that of the kernel in Winograd's. It differentiates in reverse mode, any number of times, and not in forward mode.
 
   Args:
     x: [B, H, W, c_in].
@@ -197,11 +200,12 @@ conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 
 
 def _winograd_pays(x, c_in, c_out, *, gradient=False):
-  """Measured on two cores; fewer channels or tiles do not outweigh the transforms, nor do maps of one pixel."""
-  least, most = (64, 64) if gradient else (128, 256)  # of the kernel's gradient, which needs no transposed maps then
+  # Measured on two cores. The gradient of a kernel needs no transposed maps in Winograd's form, so it pays sooner. On
+  # maps of one pixel it never does; on those of two, XLA's own form is up to thirty times slower.
+  least, most = (64, 64) if gradient else (128, 256)
   wide = min(c_in, c_out) >= least and max(c_in, c_out) >= most
   many = winograd.tiles(x) >= 40 and min(x.shape[1:3]) >= 2
-  return wide and many and jnp.finfo(x.dtype).bits >= 32
+  return wide and many and x.dtype in (jnp.float32, jnp.float64)
 
 
 def conv_patches(x, kernel, strides=(1, 1)):
@@ -240,4 +244,3 @@ def max_pool(x):
   x = x[:, :height // 2 * 2, :width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
   rows = jnp.maximum(x[:, :, 0], x[:, :, 1])
   return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
-

@@ -6,8 +6,8 @@ Tiles overlap by two pixels. Summed over channels, each of the 36 places of a ti
 c_in] with [c_in, c_out]. Transforming takes time too, so it pays where channels are many (`layers.conv` decides).
 
 The columns of A and the rows of G and Bᵀ belong to points at which polynomials are evaluated. The usual ones, 0, ±1, ±2
-and infinity, round ten times as coarsely as the direct form does in float32; those here do five times: 1.5e-6 of the
-root mean square of y, 0.3e-6 directly.
+and infinity, round ten times as coarsely as the direct form does in float32; those here do five times: with 256
+channels 1.5e-6 of the root mean square of y, 0.3e-6 directly.
 
 References: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4; on points:
 Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks, 2020.
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_PART = 2**16  # tiles times channels; measured, larger parts leave the processor's cache, smaller ones do not fill it
+_PART = 2**16  # tiles times channels; larger parts leave the processor's cache, and smaller ones keep it waiting
 
 
 def _matrices(points):
@@ -30,7 +30,7 @@ def _matrices(points):
   return a.T, np.append(g, [[0, 0, 1]], axis=0), np.stack(polynomials)
 
 
-# Of rows and columns in one: 36 places from 9 taps, 36 pixels or 16 pixels.
+# Of rows and columns in one: 16 pixels from 36 places, and 36 places from 9 taps and from 36 pixels.
 _OUTPUTS, _KERNELS, _INPUTS = (np.kron(m, m) for m in _matrices(np.array([0, 0.75, -0.75, 1.5, -1.5])))
 
 
@@ -54,7 +54,7 @@ def conv3x3(x, kernel, transposed=False):
   product = 'ptd,pcd->ptc' if transposed else 'ptc,pcd->ptd'
 
   def part(x):
-    # Bound to x: transformed kernels of all layers, four times the size, would be there from the beginning otherwise.
+    # Bound to x, and so made for every part: those of all layers, four times the kernels, would else be made at once.
     x, k = jax.lax.optimization_barrier((x, taps))
     return _outputs(jnp.einsum(product, _inputs(x), _apply(transform, k)), x.shape[:3])
 
@@ -117,10 +117,11 @@ def tiles(x):
 
 
 def _in_parts(x, channels):
-  """[parts, B / parts, H, W, c]: transformed maps, more than twice the size, stay few and near the processor."""
-  images, fewest = len(x), -(-tiles(x) * channels // _PART)
-  parts = next((n for n in range(fewest, 2 * fewest) if images % n == 0), fewest)
-  each = -(-images // parts)
+  """[parts, B / parts, H, W, c]: transformed maps, which are larger, stay few and near the processor."""
+  images = len(x)
+  most = min(images, max(1, images * _PART // (tiles(x) * channels)))
+  each = next((n for n in range(most, most // 2, -1) if images % n == 0), most)
+  parts = -(-images // each)
   x = jnp.pad(x, ((0, parts * each - images), (0, 0), (0, 0), (0, 0)))  # by black images
   return x.reshape(parts, each, *x.shape[1:])
 

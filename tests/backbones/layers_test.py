@@ -123,10 +123,4 @@ def test_relu_has_the_values_and_derivatives_of_flax(slope, reference):
     np.testing.assert_allclose(jax.vmap(each(lambda x: layers.relu(x, slope=slope)))(x), jax.vmap(each(reference))(x),
                                rtol=1e-6)
   assert jax.grad(layers.relu)(0.0, slope) == np.float32(slope)
-
-
-def test_relu_keeps_its_output_and_not_its_input():
-  """For the backward pass: the output is what the next layer keeps as well."""
-  x = jnp.asarray(np.random.default_rng(0).normal(size=50), jnp.float32)
-  kept = jax.tree.leaves(jax.vjp(layers.relu, x)[1])
-  assert not any(np.array_equal(leaf, x) for leaf in kept if leaf.shape == x.shape and leaf.dtype == x.dtype)
+  np.testing.assert_array_equal(layers.relu(-jnp.inf, slope), reference(-jnp.inf))

@@ -64,13 +64,13 @@ def test_the_gradient_to_the_kernel_has_gradients_itself(height, width):
     close(loss_and_gradients(winograd.kernel_gradient, x, y), loss_and_gradients(reference, x, y))
 
 
-@pytest.mark.parametrize('images', [61, 60])
-def test_more_tiles_than_a_part_takes(monkeypatch, images):
-  """61 images go into parts of as many only with black ones."""
-  monkeypatch.setattr(winograd, '_PART', 64)
+@pytest.mark.parametrize('images, part, parts', [(60, 64, 15), (61, 64, 16), (7, 1, 7), (7, 1000, 1)])
+def test_more_tiles_than_a_part_takes(monkeypatch, images, part, parts):
+  """61 images go into parts of as many only with black ones; a part of one image may be larger than it should."""
+  monkeypatch.setattr(winograd, '_PART', part)
   with jax.enable_x64(True):
     x, kernel = arrays(images, 8, 7)
-    assert len(winograd._in_parts(x, 4)) > 2
+    assert len(winograd._in_parts(x, 4)) == parts
     close(loss_and_gradients(winograd.conv3x3, x, kernel), loss_and_gradients(direct, x, kernel))
 
 
@@ -124,11 +124,12 @@ def test_it_is_taken_where_channels_and_tiles_are_many(monkeypatch, images, pixe
   assert ('dot_general' in str(jax.make_jaxpr(to_kernel)(*inputs))) == gradient
 
 
-def test_a_layer_that_strides_over_odd_maps(monkeypatch):
+@pytest.mark.parametrize('c_in, c_out, strides', [(128, 256, (1, 1)), (128, 256, (2, 2)), (64, 64, (1, 1)),
+                                                  (64, 128, (2, 2))])
+def test_values_and_gradients_of_layers_in_this_form(monkeypatch, c_in, c_out, strides):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
   random = np.random.default_rng(0)
   with jax.enable_x64(True):
-    x, kernel = random.normal(size=(40, 7, 5, 128)), random.normal(size=(3, 3, 128, 256))
-    strided = lambda x, kernel: through_layers(x, kernel, (2, 2))  # noqa: E731
-    assert 'dot_general' in str(jax.make_jaxpr(strided)(x, kernel))
-    np.testing.assert_allclose(strided(x, kernel), direct(x, kernel)[:, ::2, ::2], atol=1e-10)
+    x, kernel = random.normal(size=(40, 5, 4, c_in)), random.normal(size=(3, 3, c_in, c_out)) / 34
+    found = loss_and_gradients(lambda *a: through_layers(*a, strides), x, kernel)
+    close(found, loss_and_gradients(lambda *a: direct(*a)[:, ::strides[0], ::strides[1]], x, kernel))
