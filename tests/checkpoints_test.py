@@ -42,10 +42,10 @@ def _assert_same(found, expected):
 
 
 def _files(directory, step):
-  """All files of a step, the largest last."""
+  """All files of a step, the largest last; of two alike, the merged one, which is read, after that of a process."""
   files = [os.path.join(folder, name)
            for folder, _, names in os.walk(os.path.join(directory, str(step))) for name in names]
-  return sorted(files, key=os.path.getsize)
+  return sorted(files, key=lambda path: (os.path.getsize(path), 'ocdbt.process' not in path))
 
 
 def _flip_bit(path, position):
