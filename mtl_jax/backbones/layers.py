@@ -78,7 +78,7 @@ def relu(x, slope=0.0):
   Returns:
     Like x.
   """
-  return jnp.where(x > 0, x, slope * x if slope else 0)  # 0 * inf is no number
+  return jnp.where(x > 0, x, slope * x) if slope else jnp.maximum(x, 0)  # 0 * inf would be no number
 
 
 @relu.defjvp
