@@ -112,7 +112,14 @@ kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 
 
 def tiles(x):
-  """Counts the tiles of 4x4 outputs of all images [B, H, W, c]."""
+  """Counts the tiles of 4x4 outputs of all images.
+
+  Args:
+    x: [B, H, W, c], or its shape and dtype.
+
+  Returns:
+    B * ceil(H / 4) * ceil(W / 4).
+  """
   return x.shape[0] * -(-x.shape[1] // 4) * -(-x.shape[2] // 4)
 
 
