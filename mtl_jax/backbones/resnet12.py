@@ -4,7 +4,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mtl_jax.backbones.layers import batch_norm, conv, global_average, max_pool, relu
+from mtl_jax.backbones.layers import batch_norm, conv, dot, global_average, relu
+from mtl_jax.backbones.pooling import add_and_pool
+
+_SLOPE = 0.1  # of leaky ReLU
 
 
 class ResNet12(nn.Module):
@@ -35,10 +38,10 @@ class _Block(nn.Module):
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
-    # A 1x1 convolution is a matrix product over channels, and written so it is faster on CPU.
-    shortcut = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name='shortcut')(x)
+    # A 1x1 convolution is a matrix product over channels, and written so it is faster.
+    shortcut = nn.Dense(self.width, use_bias=False, dtype=self.dtype, dot_general=dot, name='shortcut')(x)
     for i in (1, 2, 3):
       x = nn.Conv(self.width, (3, 3), dtype=self.dtype, conv_general_dilated=conv, name=f'conv{i}')(x)
       x = batch_norm(batch_stats_mode, self.norm_affine, self.norm_epsilon, self.dtype, f'bn{i}')(x)
-      x = relu(x, slope=0.1)
-    return max_pool(x + shortcut)
+      x = relu(x, _SLOPE) if i < 3 else add_and_pool(x, shortcut, _SLOPE)
+    return x

@@ -103,6 +103,23 @@ def test_strided_conv_has_the_value_and_both_gradients_of_lax(height, width):
   assert_trees_close(ours(x, kernel, weights), plain(x, kernel, weights))
 
 
+@pytest.mark.parametrize('dtype, tolerance', [(jnp.float32, 1e-6), (jnp.bfloat16, 8e-3)])
+def test_sum_of_products_equals_the_matrix_product(dtype, tolerance):
+  keys = jax.random.split(jax.random.key(0))
+  x = jax.random.normal(keys[0], (2, 4, 5, 3)).astype(dtype)
+  kernel = jax.random.normal(keys[1], (3, 8)).astype(dtype)
+  exact = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+  found = layers.sum_of_products(x, kernel)
+  assert found.dtype == dtype
+  np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=tolerance, atol=tolerance)
+  gradients = jax.grad(lambda x, kernel: jnp.sum(layers.sum_of_products(x, kernel)), (0, 1))(x, kernel)
+  wide_x, wide_kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+  expected = (np.broadcast_to(wide_kernel.sum(1), x.shape),
+              np.broadcast_to(wide_x.sum((0, 1, 2))[:, None], kernel.shape))
+  for gradient, exact in zip(gradients, expected, strict=True):
+    np.testing.assert_allclose(np.asarray(gradient, np.float64), exact, rtol=4 * tolerance, atol=4 * tolerance)
+
+
 def test_strided_conv1x1_takes_every_other_pixel():
   x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
 

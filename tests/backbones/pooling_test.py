@@ -1,0 +1,126 @@
+"""The end of a residual block, with one byte per patch kept for its gradient."""
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtl_jax import backbones
+from mtl_jax.backbones import layers, pooling
+
+SLOPE = 0.1
+
+
+def plainly(x, shortcut):
+  """By the definition, in NumPy: value, and for a cotangent of ones those of x and of the shortcut."""
+  total = np.where(x > 0, x, SLOPE * x) + shortcut
+  batch, height, width, channels = x.shape
+  pooled = np.zeros((batch, height // 2, width // 2, channels), x.dtype)
+  x_bar, shortcut_bar = np.zeros_like(x), np.zeros_like(x)
+  for b, i, j, c in np.ndindex(pooled.shape):
+    patch = total[b, 2 * i:2 * i + 2, 2 * j:2 * j + 2, c]
+    row, column = np.unravel_index(patch.argmax(), (2, 2))  # the first of several
+    place = b, 2 * i + row, 2 * j + column, c
+    pooled[b, i, j, c], shortcut_bar[place] = patch.max(), 1
+    x_bar[place] = 1 if x[place] > 0 else SLOPE
+  return pooled, x_bar, shortcut_bar
+
+
+def maps(shape, seed=0, dtype=np.float32):
+  return np.random.default_rng(seed).normal(size=(2, *shape)).astype(dtype)
+
+
+@pytest.mark.parametrize('height, width', [(4, 6), (5, 6), (4, 7), (5, 5), (2, 3)])
+def test_equals_the_definition(height, width):
+  x, shortcut = maps((3, height, width, 2))
+  value, (x_bar, shortcut_bar) = jax.jit(lambda *maps: (
+      pooling.pool_by_places(*maps, SLOPE),
+      jax.grad(lambda *maps: jnp.sum(pooling.pool_by_places(*maps, SLOPE)), (0, 1))(*maps)))(x, shortcut)
+  for found, expected in zip((value, x_bar, shortcut_bar), plainly(x, shortcut), strict=True):
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+  np.testing.assert_allclose(pooling.add_and_pool(x, shortcut, SLOPE), value, rtol=1e-6)
+
+
+def test_of_equal_values_the_first_gets_the_gradient():
+  x, shortcut = np.zeros((2, 1, 4, 4, 3), np.float32)
+  gradients = jax.grad(lambda *maps: jnp.sum(pooling.pool_by_places(*maps, SLOPE)), (0, 1))(x, shortcut)
+  for found, expected in zip(gradients, plainly(x, shortcut)[1:], strict=True):
+    np.testing.assert_array_equal(found, expected)
+    assert np.count_nonzero(found) == 4 * 3
+
+
+def test_of_equal_values_the_first_gets_the_second_derivative_too():
+  x, shortcut = np.zeros((2, 1, 2, 2, 1), np.float32)
+  inner = jax.grad(lambda x: jnp.sum(pooling.pool_by_places(x, shortcut, SLOPE)**2))
+  found = jax.grad(lambda x: jnp.sum(inner(x)))(x)  # of 2 SLOPE pool(x)
+  np.testing.assert_allclose(found.ravel(), [2 * SLOPE**2, 0, 0, 0], rtol=1e-6)
+
+
+def test_two_orders_of_reverse_mode_equal_those_of_the_plain_form():
+  x, shortcut = maps((2, 5, 4, 3), dtype=np.float64)
+  with jax.enable_x64(True):
+    def gradient_length(pool):
+      inner = jax.grad(lambda *maps: jnp.sum(jnp.sin(pool(*maps)) * pool(*maps)), (0, 1))
+      return jax.grad(lambda *maps: sum(jnp.sum(g**2 * m) for g, m in zip(inner(*maps), maps, strict=True)), (0, 1))
+
+    ours = gradient_length(lambda x, shortcut: pooling.pool_by_places(x, shortcut, SLOPE))(x, shortcut)
+    plain = gradient_length(lambda x, shortcut: layers.max_pool(layers.relu(x, SLOPE) + shortcut))(x, shortcut)
+    chex.assert_trees_all_close(ours, plain, rtol=1e-12, atol=1e-12)
+    assert all(np.abs(g).max() > 0.1 for g in ours)
+
+
+def test_without_a_slope_what_is_negative_gets_nothing():
+  x, shortcut = -np.ones((2, 1, 2, 2, 1), np.float32)
+  _, pullback = jax.vjp(lambda *maps: pooling.pool_by_places(*maps, 0.0), x, shortcut)
+  x_bar, shortcut_bar = pullback(np.full((1, 1, 1, 1), np.inf, np.float32))
+  np.testing.assert_array_equal(x_bar, np.zeros_like(x))
+  assert np.isinf(shortcut_bar).sum() == 1
+
+
+def test_goes_over_tasks_by_vmap_and_keeps_half_precision():
+  x, shortcut = (jnp.asarray(m, jnp.bfloat16) for m in maps((3, 2, 4, 4, 2)))
+  together = jax.vmap(lambda *maps: pooling.pool_by_places(*maps, SLOPE))(x, shortcut)
+  assert together.dtype == jnp.bfloat16
+  for task in range(3):
+    np.testing.assert_array_equal(together[task], pooling.pool_by_places(x[task], shortcut[task], SLOPE))
+
+
+def test_what_is_not_a_number_stays_so():
+  x, shortcut = maps((1, 4, 4, 2))
+  x[0, 1, 1, 0] = np.nan
+  found = pooling.pool_by_places(x, shortcut, SLOPE)
+  assert np.isnan(found[0, 0, 0, 0]) and np.isnan(found).sum() == 1
+
+
+def test_backward_pass_keeps_a_byte_per_patch():
+  x, shortcut = maps((2, 6, 6, 4))
+  _, pullback = jax.vjp(lambda *maps: pooling.pool_by_places(*maps, SLOPE), x, shortcut)
+  kept = [leaf for leaf in jax.tree.leaves(pullback) if leaf.size]
+  assert [(leaf.dtype, leaf.shape) for leaf in kept] == [(jnp.uint8, (2, 3, 3, 4))]
+
+
+def adapted_loss(dtype):
+  """Value and gradient, by task, of a loss after a step of gradient descent on all weights of a ResNet-12."""
+  images = jax.random.normal(jax.random.key(0), (3, 4, 21, 18, 3))
+  network = backbones.create('resnet12', (21, 18, 3), width=4, compute_dtype=dtype)
+  variables = network.init(jax.random.key(1))
+
+  def adapted(params, images):
+    def loss(params):
+      return jnp.mean(network.features(variables._replace(params=params), images, batch_stats_mode='running')**2)
+
+    return loss(jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params)))
+
+  found = jax.jit(jax.vmap(jax.value_and_grad(adapted), (None, 0)))(variables.params, images)
+  return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+
+
+def test_resnet12_computes_the_same_in_the_forms_of_an_accelerator(monkeypatch):
+  plain, plain_half = adapted_loss('float32'), adapted_loss('bfloat16')
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  ours, ours_half = adapted_loss('float32'), adapted_loss('bfloat16')
+  length = np.linalg.norm(plain)
+  assert np.linalg.norm(ours - plain) < 1e-5 * length
+  rounding = np.linalg.norm(plain_half - plain)  # of every operation, as tests compile without optimization
+  assert rounding < 0.3 * length
+  assert np.linalg.norm(ours_half - plain) < 1.5 * rounding  # equal maxima, of which there are many then, count once
