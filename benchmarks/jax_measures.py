@@ -51,7 +51,7 @@ def _one_of(mode, modes):
 
 def _meta_step(mode, settings):
   """One outer step over all tasks of the file: forward, backward, Adam."""
-  _one_of(mode, ('float32', 'one_task', 'all_tasks', 'bfloat16'))
+  _one_of(mode, ('float32', 'all_tasks', 'bfloat16'))
   jax.config.update('jax_enable_x64', bool(settings.get('float64')))
   dtype = 'float64' if settings.get('float64') else 'bfloat16' if mode == 'bfloat16' else 'float32'
   backbone, frozen, phi, arrays = _network(settings, dtype)
@@ -61,7 +61,7 @@ def _meta_step(mode, settings):
   theta = jax.tree.map(lambda x: x.astype(tasks.query_images.dtype), base_learner.init(backbone.feature_dim, way))
   config = meta_train.MetaTrainConfig(
       way=way, shot=tasks.support_labels.shape[1] // way, query=tasks.query_labels.shape[1] // way,
-      meta_batch=len(tasks.class_ids), tasks_at_once={'one_task': 1, 'all_tasks': len(tasks.class_ids)}.get(mode, 0),
+      meta_batch=len(tasks.class_ids), tasks_at_once=len(tasks.class_ids) if mode == 'all_tasks' else 0,
       inner_steps=settings['inner_steps'], inner_lr=settings['inner_lr'], outer_lr=settings['outer_lr'],
       gradient_order=settings['order'])
   meta_params = MetaParams(phi, {}, theta, {})

@@ -60,7 +60,7 @@ def _compare(bench, asked, pairs, modes):
 
   Ours stay, while each mode of PyTorch comes and goes: a process of its own, so that its memory is its own.
   """
-  modes_of_ours = ('float32', 'all_tasks') if bench.platform == 'cpu' else ('float32', 'one_task', 'bfloat16')
+  modes_of_ours = ('float32', 'all_tasks') if bench.platform == 'cpu' else ('float32', 'bfloat16')
   ours = {f'jax {mode}': rounds.Side(bench, 'jax', 'meta_step', mode) for mode in modes_of_ours}
   records, over = {}, {name: {} for name in ours}
   for side in ours.values():

@@ -29,15 +29,15 @@ def measure(bench: workers.Bench, sizes: dict[str, int]) -> dict[str, dict[str, 
   """
   found = {}
   size = sizes['cpu' if bench.platform == 'cpu' else 'accelerator']
+  sides = {name: rounds.Side(bench, name, 'peak', 'product') for name in bench.commands}
   for dtype in dtypes(bench):
-    sides = {name: rounds.Side(bench, name, 'peak', 'product') for name in bench.commands}
     for name, side in sides.items():
       rounded = name == 'pytorch' and dtype == 'float32' and bench.platform != 'cpu'
       side.prepare({'size': size, 'dtype': 'tf32' if rounded else dtype})
     records = rounds.in_turn(sides, bench.effort.pairs)
-    for side in sides.values():
-      side.close()
     found[dtype] = {name: 2 * size**3 / record['median'] for name, record in records.items() if 'median' in record}
+  for side in sides.values():
+    side.close()
   return found
 
 
