@@ -63,8 +63,10 @@ class Server:
     seconds = time.perf_counter() - start
     value = result if self._measure.amount is None else self._measure.amount / seconds
     stats = jax.local_devices()[0].memory_stats() or {}
-    return {'seconds': seconds, 'value': float(value), 'peak_bytes': stats.get('peak_bytes_in_use',
-                                                                               machine.peak_bytes())}
+    peak = stats.get('peak_bytes_in_use', machine.peak_bytes())
+    if seconds > 1:
+      machine.wait_for_release()
+    return {'seconds': seconds, 'value': float(value), 'peak_bytes': peak}
 
 
 def _answer(server, line):

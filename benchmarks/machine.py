@@ -2,6 +2,7 @@
 import contextlib
 import os
 import platform
+import time
 
 
 def cpu_model() -> str:
@@ -47,6 +48,20 @@ def reset_peak() -> None:
 def peak_bytes() -> int | None:
   """Gives the greatest resident memory of this process since `reset_peak`; None where the system does not tell."""
   return _kilobytes('/proc/self/status', 'VmHWM:')
+
+
+def wait_for_release() -> None:
+  """Waits while this process gives memory back, as XLA frees the temporaries of a run after it has its results.
+
+  A next run would take its own beside them: at 14 GB, which takes a second, more than the machine has.
+  """
+  before = _kilobytes('/proc/self/status', 'VmRSS:')
+  while before is not None:
+    time.sleep(0.05)
+    now = _kilobytes('/proc/self/status', 'VmRSS:')
+    if now is None or now >= before:
+      return
+    before = now
 
 
 def _kilobytes(path, name):
