@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from benchmarks import flops, inputs, networks, peaks, plan, report, rounds
 
 TORCH = ('published', 'channels_last', 'batched', 'batched_channels_last', 'folded', 'func', 'compile',
-         'compile_channels_last', 'tf32', 'bf16', 'compile_bf16', 'cuda_graphs', 'cuda_graphs_folded')
+         'compile_channels_last', 'compile_folded', 'tf32', 'bf16', 'compile_bf16', 'compile_folded_bf16',
+         'cuda_graphs', 'cuda_graphs_folded')
 _TASK = ('tasks', 'way', 'shot', 'query')
 
 

@@ -1,8 +1,8 @@
 """What a machine reaches in one large matrix product, against which a step is held."""
 from benchmarks import rounds, workers
 
-_BFLOAT16 = ('jax bfloat16', 'pytorch bf16', 'pytorch compile_bf16', 'pytorch cuda_graphs',
-             'pytorch cuda_graphs_folded')
+_BFLOAT16 = ('jax bfloat16', 'pytorch bf16', 'pytorch compile_bf16', 'pytorch compile_folded_bf16',
+             'pytorch cuda_graphs', 'pytorch cuda_graphs_folded')
 
 
 def dtypes(bench: workers.Bench) -> tuple[str, ...]:

@@ -34,9 +34,11 @@ MODES = {
     'func': Mode(vmapped=True),
     'compile': Mode(compiled=True),
     'compile_channels_last': Mode(channels_last=True, compiled=True),
+    'compile_folded': Mode(channels_last=True, folded=True, compiled=True),
     'tf32': Mode(channels_last=True, precision='tf32'),
     'bf16': Mode(channels_last=True, precision='bf16'),
     'compile_bf16': Mode(channels_last=True, compiled=True, precision='bf16'),
+    'compile_folded_bf16': Mode(channels_last=True, folded=True, compiled=True, precision='bf16'),
     'cuda_graphs': Mode(channels_last=True, precision='bf16', graphs=True),
     'cuda_graphs_folded': Mode(channels_last=True, folded=True, precision='bf16', graphs=True),
 }

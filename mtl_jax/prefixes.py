@@ -68,6 +68,9 @@ def fits(backbone: Backbone, backbone_vars: BackboneVars, *pools: ImagePool) -> 
   limit = placement.free_host_bytes() if device.platform == 'cpu' else placement.device_bytes(device)
   maps = _maps(backbone, backbone_vars)
   images = sum(len(pool.images) for pool in pools)
+  per_pass = meta_test.images_per_pass(*pools[0].images.shape[1:3])
+  # A rest is joined to the whole passes, and for that moment the maps of that pool are there twice.
+  images += max((len(pool.images) for pool in pools if len(pool.images) % per_pass), default=0)
   return limit is not None and images * maps.size * maps.dtype.itemsize <= limit / 2
 
 

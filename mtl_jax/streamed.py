@@ -160,7 +160,8 @@ def _encoded(pool, mean, std, keys, backbone, config, layout):
   encode = jax.jit(functools.partial(meta_test.encode_images, backbone=backbone))
   accuracies = jax.jit(functools.partial(devices.on_each(meta_test.feature_accuracies, layout), config=config))
   join = jax.jit(jnp.concatenate, out_shardings=layout and layout.everywhere)
-  read, numbers = streaming.chunk_reader(pool, size=meta_test.IMAGES_PER_PASS * (layout.size if layout else 1))
+  per_pass = meta_test.images_per_pass(*pool.images.shape[1:3])
+  read, numbers = streaming.chunk_reader(pool, size=per_pass * (layout.size if layout else 1))
   places, keys = devices.replicate((streaming.without_images(pool), keys), layout)
 
   def score(meta_params, network):

@@ -121,22 +121,18 @@ def test_meta_training_in_memory(num, pool):
   assert np.abs(found[0].meta_params.scale_shift['block1']['conv']['scale'] - 1).max() > 1e-3
 
 
-@pytest.fixture
-def traced(monkeypatch):
-  """Counts how often Python runs through `cycle`, which it does to compile it."""
-  original, calls = meta_train.cycle, []
+@pytest.mark.parametrize('num', [1, 8])
+@pytest.mark.parametrize('phase, module, loop', [('meta_train', meta_train, 'cycle'),
+                                                 ('pretrain', pretrain, 'many_steps')])
+def test_the_steady_loop_is_donated_compiled_once_and_transfers_nothing(phase, module, loop, num, monkeypatch):
+  original, traced = getattr(module, loop), []
 
   def counted(*arguments, **options):
-    calls.append(1)
+    traced.append(1)  # Python runs through it to compile it
     return original(*arguments, **options)
 
-  monkeypatch.setattr(meta_train, 'cycle', counted)
-  return calls
-
-
-@pytest.mark.parametrize('num', [1, 8])
-def test_the_steady_loop_is_donated_compiled_once_and_transfers_nothing(num, traced):
-  context, state = prepared('meta_train', in_memory, layout_of(num))
+  monkeypatch.setattr(module, loop, counted)
+  context, state = prepared(phase, in_memory, layout_of(num))
   with context as advance:
     middle, _ = advance(state)
     with jax.transfer_guard('disallow_explicit'):
@@ -145,7 +141,7 @@ def test_the_steady_loop_is_donated_compiled_once_and_transfers_nothing(num, tra
       end = jax.block_until_ready(advance(middle))
   assert len(traced) == 1
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state, middle)))
-  assert_close(jax.tree.map(np.array, end), on_one('meta_train'))
+  assert_close(jax.tree.map(np.array, end), on_one(phase))
 
 
 def test_one_all_reduce_per_step_in_the_compiled_program():

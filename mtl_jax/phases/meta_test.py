@@ -9,7 +9,7 @@ import numpy as np
 from mtl_jax import augment, base_learner, devices, episodes, inner_loop, learnable
 from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaParams
 
-IMAGES_PER_PASS = 200  # when a whole split is encoded
+IMAGES_PER_PASS = 200  # when a whole split is encoded; of those above 84 pixels as many as have so many pixels
 
 
 class MetaTestConfig(NamedTuple):
@@ -63,7 +63,7 @@ def task_keys(root_key: jax.Array, num_tasks: int) -> jax.Array:
 
 
 def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
-                std: jax.Array, *, backbone: Backbone, batch_size: int = IMAGES_PER_PASS,
+                std: jax.Array, *, backbone: Backbone, batch_size: int | None = None,
                 layout: devices.Layout | None = None) -> ImagePool:
   """Computes the features of every image of a split once, by running statistics.
 
@@ -74,7 +74,7 @@ def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: Imag
     mean: [C], of images / 255.
     std: [C], of images / 255.
     backbone: the network.
-    batch_size: images per forward pass.
+    batch_size: images per forward pass; None: `images_per_pass`.
     layout: of the devices, each of which encodes its part of the images (`devices.on_each`); None: one device.
 
   Returns:
@@ -85,10 +85,20 @@ def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: Imag
                     layout)
 
 
-def map_images(function: Callable[[jax.Array], jax.Array], pool: ImagePool, batch_size: int = IMAGES_PER_PASS,
+def images_per_pass(height: int, width: int) -> int:
+  """Gives how many images of that size are encoded at a time, so that their maps fit in memory.
+
+  >>> images_per_pass(32, 32), images_per_pass(84, 84), images_per_pass(224, 224)
+  (200, 200, 28)
+  """
+  return max(1, min(IMAGES_PER_PASS, IMAGES_PER_PASS * 84**2 // (height * width)))
+
+
+def map_images(function: Callable[[jax.Array], jax.Array], pool: ImagePool, batch_size: int | None = None,
                layout: devices.Layout | None = None) -> ImagePool:
   """Applies a function to all images of a split, batch by batch: a pool of what it gives, [n, ...]."""
   images, total = devices.own_images(pool.images, layout)
+  batch_size = batch_size or images_per_pass(*images.shape[1:3])
   whole = len(images) // batch_size * batch_size
   parts = [jax.lax.map(function, images[:whole].reshape(-1, batch_size, *images.shape[1:]))] if whole else []
   parts = [part.reshape(whole, *part.shape[2:]) for part in parts]
