@@ -211,6 +211,8 @@ def bars(axes, records: dict[str, dict], *, scale: float = 1.0, key: str = 'medi
   if log and len(values):
     axes.set_xscale('log')
     axes.set_xlim(values.min() / 10, values.max() * 5)
+  else:
+    axes.locator_params(axis='x', nbins=5)  # large numbers would touch
   axes.grid(axis='x', alpha=0.3)
 
 
