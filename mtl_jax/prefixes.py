@@ -67,10 +67,10 @@ def fits(backbone: Backbone, backbone_vars: BackboneVars, *pools: ImagePool) -> 
   device = jax.local_devices()[0]
   limit = placement.free_host_bytes() if device.platform == 'cpu' else placement.device_bytes(device)
   maps = _maps(backbone, backbone_vars)
-  images = sum(len(pool.images) for pool in pools)
   per_pass = meta_test.images_per_pass(*pools[0].images.shape[1:3])
-  # A rest is joined to the whole passes, and for that moment the maps of that pool are there twice.
-  images += max((len(pool.images) for pool in pools if len(pool.images) % per_pass), default=0)
+  # A rest is joined to whole passes, and for that moment the maps of that pool are there twice.
+  sizes = [len(pool.images) for pool in pools]
+  images = sum(sizes) + max((size for size in sizes if size > per_pass and size % per_pass), default=0)
   return limit is not None and images * maps.size * maps.dtype.itemsize <= limit / 2
 
 

@@ -125,6 +125,16 @@ def test_no_more_than_half_of_the_memory(monkeypatch):
     assert prefixes.fits(cut, frozen, toy().train, toy().val) is fits
 
 
+def test_a_pool_that_is_joined_of_passes_and_a_rest_counts_twice(monkeypatch):
+  backbone, frozen = make()
+  cut = prefixes.cut(backbone, config(scope='last_block'))
+  monkeypatch.setattr(prefixes.meta_test, 'IMAGES_PER_PASS', 10)  # of 36
+  needed = (36 + 36 + 36) * 2 * 2 * 4 * 4
+  for free, fits in ((2 * needed, True), (2 * needed - 1, False)):
+    monkeypatch.setattr(prefixes.placement, 'free_host_bytes', lambda free=free: free)
+    assert prefixes.fits(cut, frozen, toy().train, toy().val) is fits
+
+
 def test_same_tasks_are_drawn():
   settings = config(scope='last_block')
   backbone, frozen = make()

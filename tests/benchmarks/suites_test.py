@@ -160,7 +160,7 @@ def test_pytorch_beside_the_library(monkeypatch, tmp_path):
       'meta_step']
   # 18 images are 1.5 times the sample, and 2 s for tasks; 4 tasks of 2 that take 5 s.
   assert '| 4 | 3.50 (3.50-3.50) | 10.0 (10.0-10.0) |' in texts['meta_test'] and 'Scaled: PyTorch' in texts['meta_test']
-  assert '| pytorch loader png | 12.0 | 1,500 | 150% | 3.00 (3.00-3.00) |' in texts['input']
+  assert '| pytorch loader png | 1.33 | 12.0 | 1,500 | 150% | 3.00 (3.00-3.00) |' in texts['input']
 
 
 def test_both_sides_of_the_inner_loop_give_the_same_gradients(tmp_path):
