@@ -47,8 +47,8 @@ def pool_by_places(x, shortcut, slope):
 
 
 def _forward(x, shortcut, slope):
-  pooled, kept = _with_places(x, shortcut, slope)
-  return pooled, (kept, jnp.zeros((0, *x.shape[1:3])))  # of the latter, the shape matters
+  (pooled, _), residuals = _with_places_forward(x, shortcut, slope)
+  return pooled, residuals
 
 
 def _backward(slope, residuals, cotangent):
@@ -68,7 +68,7 @@ def _with_places(x, shortcut, slope):
 
 def _with_places_forward(x, shortcut, slope):
   pooled, kept = _with_places(x, shortcut, slope)
-  return (pooled, kept), (kept, jnp.zeros((0, *x.shape[1:3])))
+  return (pooled, kept), (kept, jnp.zeros((0, *x.shape[1:3])))  # of the latter, the shape matters
 
 
 def _with_places_backward(slope, residuals, cotangents):

@@ -88,6 +88,13 @@ def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: Imag
 def images_per_pass(height: int, width: int) -> int:
   """Gives how many images of that size are encoded at a time, so that their maps fit in memory.
 
+  Args:
+    height: pixels.
+    width: pixels.
+
+  Returns:
+    IMAGES_PER_PASS up to 84x84 pixels; above, as many as have that many pixels, at least 1.
+
   >>> images_per_pass(32, 32), images_per_pass(84, 84), images_per_pass(224, 224)
   (200, 200, 28)
   """
