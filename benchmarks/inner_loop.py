@@ -1,11 +1,11 @@
-"""Suite inner_loop: value and gradient of the adapted classifier's query loss, over features."""
+"""Suite inner_loop: value and gradient of the adapted classifier's query loss, over features; then of networks."""
 import itertools
 import os
 import tempfile
 
 from matplotlib.figure import Figure
 
-from benchmarks import inputs, plan, report, rounds
+from benchmarks import inputs, over_tasks, plan, report, rounds
 
 _JAX = ('dual', 'scan')
 _TORCH = ('unrolled', 'batched', 'func', 'compile')
@@ -16,7 +16,7 @@ def _settings(request):
            'query': 75, 'dim': 640}
   if request.smoke:
     sizes = {'tasks': [1, 2], 'support': [5], 'steps': [2], 'orders': ['second'], 'query': 5, 'dim': 8}
-  return {**request.common(), **sizes, 'way': 5, 'inner_lr': 0.01}
+  return {**request.common(), **sizes, 'way': 5, 'inner_lr': 0.01, 'over_tasks': over_tasks.settings(request)}
 
 
 def _measure(settings, bench):
@@ -37,8 +37,9 @@ def _measure(settings, bench):
   for side in sides.values():
     side.close()
   rows.sort(key=lambda row: (settings['orders'].index(row['order']), row['support'], row['steps'], row['tasks']))
-  notes = plan.without_pytorch(settings, _TORCH) + rounds.skipped([row['sides'] for row in rows])
-  return {'rows': rows, 'notes': notes}
+  networks = over_tasks.measure(settings['over_tasks'], bench, settings['pairs'])
+  notes = plan.without_pytorch(settings, _TORCH) + rounds.skipped([row['sides'] for row in rows + networks])
+  return {'rows': rows, 'over_tasks': networks, 'notes': notes}
 
 
 def _compare(sides, asked, pairs, too_long):
@@ -72,7 +73,7 @@ def _tables(results):
                     *(report.seconds(row['sides'][name], 1e3) for name in names),
                     *(report.ratio(over.get(name)) for name in compared), *([_strongest(row)] if torch else [])])
     tables.append(plan.Table(f'Value and gradient of the inner loop, {order} order', header, cells))
-  return tables
+  return [*tables, over_tasks.table(results['settings']['over_tasks'], results['over_tasks'])]
 
 
 def _strongest(row):

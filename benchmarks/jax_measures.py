@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import jax_scaling
-from benchmarks.jax_trees import backbone_of, nest, write_gradients
-from mtl_jax import base_learner, outer_loop, scale_shift
+from benchmarks.jax_trees import backbone_of, make_backbone, nest, write_gradients
+from mtl_jax import base_learner, outer_loop, per_task, scale_shift
 from mtl_jax.phases import meta_test, meta_train
 from mtl_jax.types import AdaptResult, BackboneVars, BaseLearner, Episode, ImagePool, MetaParams, MetaState
 
@@ -132,6 +132,21 @@ def adapt_unrolled(theta: BaseLearner, support: jax.Array, labels: jax.Array, qu
   return AdaptResult(adapted, base_learner.logits(adapted, query), jnp.stack(losses))
 
 
+def _over_tasks(mode, settings):
+  """Value and gradient of the outer loss where each task adapts the network; `auto` measures and chooses, as a run."""
+  _one_of(mode, per_task.CHOICES)
+  size = settings['image_size']
+  backbone = make_backbone(settings['network'], (size, size, 3), settings['width'], 'float32')
+  frozen = jax.jit(backbone.init)(jax.random.key(0))
+  config = meta_train.MetaTrainConfig(
+      learn='ft', scope=settings['adapts'], meta_batch=settings['tasks'],
+      **{name: settings[name] for name in ('adapts', 'way', 'shot', 'query', 'inner_steps', 'inner_lr')})
+  way = per_task.choose(mode, backbone, frozen, config)
+  meta_params, tasks = meta_train.init(backbone, frozen, config).meta_params, per_task.noise(backbone, config)
+  compute = per_task.gradient(backbone, config._replace(over_tasks=way))
+  return Measure(lambda: jax.block_until_ready(compute(meta_params, frozen, tasks))[0], about={'way': way})
+
+
 def _meta_test(mode, settings):
   """Draws tasks and scores them; `encode` and `tasks` are the two parts of `encoded`."""
   _one_of(mode, ('encoded', 'per_task', 'encode', 'tasks'))
@@ -211,4 +226,4 @@ def _pool(settings, name='images'):
 
 _LOOPS = {'dual': base_learner.adapt, 'scan': base_learner.adapt_primal, 'unrolled': adapt_unrolled}
 _MEASURES = {'meta_step': _meta_step, 'inner_loop': _inner_loop, 'meta_test': _meta_test, 'input': _input,
-             'peak': _peak, 'scaling': _scaling}
+             'over_tasks': _over_tasks, 'peak': _peak, 'scaling': _scaling}

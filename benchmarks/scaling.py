@@ -3,7 +3,10 @@
 Each number of devices has a process of its own. Simulated devices compute in float32, as everywhere, and in float64:
 there rounding stays at some 1e-16, and anything far above would be an error of the parallel form. In float32 rounding
 can put an activation on the other side of a kink (leaky ReLU, max-pool), and Adam, whose steps do not shrink with the
-gradient, makes of that a part of its rate where the gradient is small.
+gradient, makes of that a part of its rate where the gradient is small. One source of other rounding is the compiler,
+which makes one instruction of a product and a sum (FMA) here and two there, as the program around them has it; a third
+row compiles for processors that have none (on x86). Where each device has one task, what is left, the order of the sum
+over tasks, is the same too.
 """
 import os
 import tempfile
@@ -12,7 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import networks, plan, report, rounds
+from launch import session
 
+_NUMBERS = {'float64': 'float64', 'float32': 'float32', 'unfused': 'float32, no fused multiply-add'}
 _DIFFERENCES = {'largest_difference': 'largest difference to one', 'rms_difference': 'root mean square',
                 'median_difference': 'median', 'share_above': 'above 1e-5'}
 
@@ -31,14 +36,14 @@ def _settings(request):
 def _measure(settings, bench):
   simulated = bench.platform == 'cpu'
   there = max(settings['devices']) if simulated else bench.about['jax']['devices']
-  dtypes = ('float64', 'float32') if simulated else ('float32',)
+  kinds = _NUMBERS if simulated else ('float32',)
   rows, notes = [], []
   with tempfile.TemporaryDirectory() as folder:
     for number in settings['devices']:
       if number > there:
         notes.append(f'{number} devices: this machine has {there}.')
         continue
-      sides = {f'jax {dtype}': _record(settings, bench, folder, number, dtype, simulated) for dtype in dtypes}
+      sides = {f'jax {kind}': _record(settings, bench, folder, number, kind, simulated) for kind in kinds}
       rows.append({'devices': number, 'sides': sides})
       report.say('scaling', {'devices': number}, sides)
   if simulated:
@@ -46,13 +51,12 @@ def _measure(settings, bench):
   return {'rows': rows, 'simulated': simulated, 'notes': notes + rounds.skipped([row['sides'] for row in rows])}
 
 
-def _record(settings, bench, folder, number, dtype, simulated):
-  # One device is one of as many simulated ones: XLA has no fewer threads than devices, and by threads it rounds.
-  environment = {'JAX_NUM_CPU_DEVICES': str(max(settings['devices']))} if simulated else None
-  side = rounds.Side(bench, 'jax', 'scaling', dtype, environment)
+def _record(settings, bench, folder, number, kind, simulated):
+  side = rounds.Side(bench, 'jax', 'scaling', 'float64' if kind == 'float64' else 'float32',
+                     _environment(settings, kind) if simulated else None)
   names = ('network', 'width', 'image_size', 'classes', 'per_class', 'steps', 'meta_batch', 'way', 'shot', 'query',
            'inner_steps', 'inner_lr', 'outer_lr')
-  one, path = (os.path.join(folder, f'{n}_{dtype}.npz') for n in (1, number))
+  one, path = (os.path.join(folder, f'{n}_{kind}.npz') for n in (1, number))
   difference = {}
   if side.prepare({'devices': number, **{name: settings[name] for name in names}},
                   warmup=0 if simulated else None):
@@ -63,6 +67,14 @@ def _record(settings, bench, folder, number, dtype, simulated):
   if 'median' in record:
     record['tasks_per_second'] = settings['steps'] * settings['meta_batch'] / record['median']
   return record
+
+
+def _environment(settings, kind):
+  # One device is one of as many simulated ones: XLA has no fewer threads than devices, and by threads it rounds.
+  found = {'JAX_NUM_CPU_DEVICES': str(max(settings['devices']))}
+  if kind == 'unfused':
+    found['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", session.cpu_flags())} --xla_cpu_max_isa=AVX'.strip()
+  return found
 
 
 def _difference(one, many):
@@ -77,7 +89,7 @@ def _tables(results):
   settings, simulated = results['settings'], results['simulated']
   header = ['devices', 'numbers', *_DIFFERENCES.values(), 'all-reduces per step', 'other collectives',
             'MB reduced per step', *([] if simulated else ['tasks per s'])]
-  cells = [[str(row['devices']), name.removeprefix('jax '), *_cells(record, simulated)]
+  cells = [[str(row['devices']), _NUMBERS[name.removeprefix('jax ')], *_cells(record, simulated)]
            for row in results['rows'] for name, record in row['sides'].items()]
   title = (f'{settings["network"]}, {settings["image_size"]} pixels, {settings["steps"]} outer steps of '
            f'{settings["meta_batch"]} tasks, half of them hard: parameters, and what devices tell each other')
@@ -103,15 +115,15 @@ def _plot(results):
   rows = results['rows']
   figure = Figure(figsize=(9, 3), layout='constrained')
   left, right = figure.subplots(1, 2)
-  for dtype, color in (('float32', 'tab:orange'), ('float64', 'tab:blue')):
-    found = [(row['devices'], row['sides'].get(f'jax {dtype}', {}).get('largest_difference')) for row in rows]
+  for kind, color in (('float32', 'tab:orange'), ('unfused', 'tab:red'), ('float64', 'tab:blue')):
+    found = [(row['devices'], row['sides'].get(f'jax {kind}', {}).get('largest_difference')) for row in rows]
     found = [(number, gap) for number, gap in found if number > 1 and gap is not None]
     if found:
-      left.plot(*zip(*found, strict=True), 'o-', color=color, label=dtype)
+      left.plot(*zip(*found, strict=True), 'o-', color=color, label=_NUMBERS[kind])
   left.set_yscale('symlog', linthresh=1e-17)
   left.axhline(1e-5, color='gray', linestyle=':')
   left.set_ylabel('largest difference to one device')
-  left.legend()
+  left.legend(fontsize='small')
   key, name = (('reduced_bytes', 'MB reduced per step') if results['simulated'] else
                ('tasks_per_second', 'tasks per second'))
   found = [(row['devices'], row['sides']['jax float32'][key]) for row in rows if key in row['sides']['jax float32']]

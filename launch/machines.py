@@ -1,6 +1,8 @@
 """Flags of the devices and processes that share one run, for the launchers of the single phases."""
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable
 
 import jax
@@ -72,6 +74,8 @@ def _join() -> bool:
     raise ValueError(f'expected --coordinator, --num_processes and --process_id together, got no --{missing[0]}')
   if not DISTRIBUTED.value:
     _check(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if PROCESS_ID.value > 0:
+      wait_for_first(COORDINATOR.value)
   try:
     jax.distributed.initialize(
         COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, heartbeat_timeout_seconds=HEARTBEAT_SECONDS.value,
@@ -87,3 +91,30 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
     raise ValueError(f'expected --process_id below --num_processes={num_processes}, got {process_id}')
   if not coordinator.rpartition(':')[2].isdecimal() or not coordinator.rpartition(':')[0]:
     raise ValueError(f'expected --coordinator as HOST:PORT, got {coordinator!r}')
+
+
+def wait_for_first(coordinator: str, seconds: float = 300) -> None:
+  """Waits until process 0 listens; JAX itself would abort the process, with a stack trace, if it did not.
+
+  Args:
+    coordinator: HOST:PORT of process 0, which may start later than this one.
+    seconds: to wait at most.
+
+  Raises:
+    ValueError: it did not answer in that time.
+  """
+  host, _, port = coordinator.rpartition(':')
+  began, told = time.monotonic(), False
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+      return
+    except OSError as error:
+      waited = time.monotonic() - began
+      if waited > seconds:
+        raise ValueError(f'expected process 0 at --coordinator={coordinator}, got no answer in {seconds:g} s '
+                         f'({error})') from error
+      if waited > 10 and not told:
+        told = True
+        logging.info('waiting for process 0 at %s', coordinator)
+    time.sleep(0.2)

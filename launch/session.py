@@ -77,12 +77,16 @@ def _parse(arguments: list[str]) -> list[str]:
 def prepare_jax() -> None:
   """Sets XLA's flag for CPU, unless the user set flags, and the bounded cache of compiled programs."""
   if _runs_on_cpu() and 'XLA_FLAGS' not in os.environ:
-    if importlib.metadata.version('jaxlib') in _CPU_FLAG_JAXLIB:
-      os.environ['XLA_FLAGS'] = _CPU_FLAG
+    os.environ['XLA_FLAGS'] = cpu_flags()
   if flags.FLAGS.is_parsed() and _COMPILE_CACHE.value and not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', os.path.join(platformdirs.user_cache_dir('mtl_jax'), 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     jax.config.update('jax_compilation_cache_max_size', _COMPILE_CACHE_MB.value * 2**20)
+
+
+def cpu_flags() -> str:
+  """Gives the flags of XLA that suit this library on a CPU; none for a version where they were not tried."""
+  return _CPU_FLAG if importlib.metadata.version('jaxlib') in _CPU_FLAG_JAXLIB else ''
 
 
 def _runs_on_cpu() -> bool:

@@ -1,5 +1,6 @@
 """Which way of going over the tasks of a meta-batch is fastest where each task adapts kernels of its own: measured."""
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +57,10 @@ def measure(backbone: Backbone, backbone_vars: BackboneVars, config: meta_train.
   Returns:
     Way -> seconds of the fastest repeat; ways that run out of memory are left out, save for 'loop'.
   """
-  meta_params, tasks = meta_train.init(backbone, backbone_vars, config).meta_params, _tasks(backbone, config)
+  meta_params, tasks = meta_train.init(backbone, backbone_vars, config).meta_params, noise(backbone, config)
   calls, seconds = {}, {}
   for way in inner_loop.WAYS:
-    calls[way] = _gradient(backbone, config._replace(over_tasks=way))
+    calls[way] = gradient(backbone, config._replace(over_tasks=way))
     try:
       jax.block_until_ready(calls[way](meta_params, backbone_vars, tasks))  # compiles
     except jax.errors.JaxRuntimeError:
@@ -74,14 +75,32 @@ def measure(backbone: Backbone, backbone_vars: BackboneVars, config: meta_train.
   return seconds
 
 
-def _gradient(backbone, config):
+def gradient(backbone: Backbone, config: meta_train.MetaTrainConfig) -> Callable:
+  """Compiles value and gradient of the outer loss, in the way that `config.over_tasks` names.
+
+  Args:
+    backbone: the network.
+    config: settings.
+
+  Returns:
+    A function of (meta_params, backbone_vars, tasks): the loss in nats, and its gradient by the meta_params.
+  """
   def loss(meta_params, backbone_vars, tasks):
     return outer_loop.query_loss(meta_params, backbone_vars, tasks, backbone=backbone, config=config)[0]
 
   return jax.jit(jax.value_and_grad(loss))
 
 
-def _tasks(backbone, config):
+def noise(backbone: Backbone, config: meta_train.MetaTrainConfig) -> Episode:
+  """Makes tasks to time with.
+
+  Args:
+    backbone: the network.
+    config: settings.
+
+  Returns:
+    Episodes stacked along axis 0, whose images are normal noise.
+  """
   def part(key, per_class):
     labels = jnp.tile(jnp.repeat(jnp.arange(config.way), per_class), (config.meta_batch, 1))
     return jax.random.normal(key, (*labels.shape, *backbone.image_shape)), labels

@@ -21,11 +21,11 @@ def network():
 
 def test_every_way_gives_the_same_loss_and_gradient(network):
   backbone, frozen = network
-  meta_params, tasks = meta_train.init(backbone, frozen, CONFIG).meta_params, per_task._tasks(backbone, CONFIG)
-  loss, gradient = per_task._gradient(backbone, CONFIG)(meta_params, frozen, tasks)
+  meta_params, tasks = meta_train.init(backbone, frozen, CONFIG).meta_params, per_task.noise(backbone, CONFIG)
+  loss, gradient = per_task.gradient(backbone, CONFIG)(meta_params, frozen, tasks)
   assert sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) > 0
   for way in ('vmap', 'patches'):
-    other, of_other = per_task._gradient(backbone, CONFIG._replace(over_tasks=way))(meta_params, frozen, tasks)
+    other, of_other = per_task.gradient(backbone, CONFIG._replace(over_tasks=way))(meta_params, frozen, tasks)
     np.testing.assert_allclose(other, loss, rtol=1e-5)
     for ours, expected in zip(jax.tree.leaves(of_other), jax.tree.leaves(gradient), strict=True):
       np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
@@ -65,7 +65,7 @@ def test_patches_only_within():
 def test_the_fastest_is_taken(network, monkeypatch):
   clock = itertools.accumulate([0, 3, 0, 1, 0, 2] * 3)  # before and after loop, vmap, patches; three times
   monkeypatch.setattr(per_task.time, 'monotonic', lambda: next(clock))
-  monkeypatch.setattr(per_task, '_gradient', lambda backbone, config: lambda *_: jnp.zeros(()))
+  monkeypatch.setattr(per_task, 'gradient', lambda backbone, config: lambda *_: jnp.zeros(()))
   assert per_task.choose('auto', *network, CONFIG._replace(steps=50)) == 'vmap'
 
 
@@ -77,7 +77,7 @@ def test_a_way_that_needs_too_much_memory_is_left_out(network, monkeypatch):
       return jnp.zeros(())
     return call
 
-  monkeypatch.setattr(per_task, '_gradient', gradient)
+  monkeypatch.setattr(per_task, 'gradient', gradient)
   assert set(per_task.measure(*network, CONFIG)) == {'loop', 'vmap'}
 
 

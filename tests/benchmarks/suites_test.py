@@ -10,7 +10,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from benchmarks import inputs, jax_worker, plan, report, rounds, workers
+from benchmarks import inputs, jax_worker, plan, report, rounds, scaling, workers
 from launch import benchmark
 from tests.benchmarks.in_process import BenchInProcess, InProcess
 
@@ -81,13 +81,24 @@ def test_scaling_gives_equal_parameters_by_one_all_reduce(measured):
   rows = measured('scaling')[0]['rows']
   assert [row['devices'] for row in rows] == [1, 2]
   one, two = (row['sides'] for row in rows)
-  for dtype, bound in (('float64', 1e-13), ('float32', 1e-3)):
-    alone, together = one[f'jax {dtype}'], two[f'jax {dtype}']
+  for kind, bound in (('float64', 1e-13), ('float32', 1e-3), ('unfused', 1e-3)):
+    alone, together = one[f'jax {kind}'], two[f'jax {kind}']
     assert (alone['largest_difference'], alone['all_reduces'], alone['other_collectives']) == (0, 0, 0)
     assert 0 <= together['median_difference'] <= together['largest_difference'] < bound
     assert (together['all_reduces'], together['other_collectives']) == (1, 0)
   assert two['jax float64']['reduced_bytes'] > two['jax float32']['reduced_bytes'] > 100
-  assert {'JAX_NUM_CPU_DEVICES': '2'} in measured('scaling')[1].environments
+  environments = measured('scaling')[1].environments
+  assert {'JAX_NUM_CPU_DEVICES': '2'} in environments
+  assert any('--xla_cpu_max_isa=AVX' in (found or {}).get('XLA_FLAGS', '') for found in environments)
+
+
+def test_without_fused_multiply_adds_parameters_are_equal_bit_for_bit(tmp_path, monkeypatch):
+  """In processes of their own, each of two devices with one task, as optimised as any."""
+  monkeypatch.delenv('XLA_FLAGS')
+  settings = benchmark.SUITES['scaling'].settings(REQUEST) | {'steps': 6}
+  bench = workers.Bench(workers.commands(None), plan.effort(settings))
+  _, two = (scaling._record(settings, bench, str(tmp_path), number, 'unfused', True) for number in (1, 2))
+  assert (two['largest_difference'], two['all_reduces']) == (0, 1)
 
 
 def test_compile_has_fresh_workers_and_stops_where_it_takes_too_long(monkeypatch, tmp_path):
