@@ -34,7 +34,7 @@ class Side:
       Whether it works. If not, `record` holds why, as 'skip'.
     """
     effort = self._bench.effort
-    self.record = {}
+    self.record, self.setup = {}, {}
     try:
       if self._worker is None:
         self._worker = self._start()

@@ -5,10 +5,11 @@ there rounding stays at some 1e-16, and anything far above would be an error of 
 can put an activation on the other side of a kink (leaky ReLU, max-pool), and Adam, whose steps do not shrink with the
 gradient, makes of that a part of its rate where the gradient is small. One source of other rounding is the compiler,
 which makes one instruction of a product and a sum (FMA) here and two there, as the program around them has it; a third
-row compiles for processors that have none (on x86). Where each device has one task, what is left, the order of the sum
+row, on x86, compiles for processors that have none. Where each device has one task, what is left, the order of the sum
 over tasks, is the same too.
 """
 import os
+import platform
 import tempfile
 
 import numpy as np
@@ -36,7 +37,7 @@ def _settings(request):
 def _measure(settings, bench):
   simulated = bench.platform == 'cpu'
   there = max(settings['devices']) if simulated else bench.about['jax']['devices']
-  kinds = _NUMBERS if simulated else ('float32',)
+  kinds = _kinds() if simulated else ('float32',)
   rows, notes = [], []
   with tempfile.TemporaryDirectory() as folder:
     for number in settings['devices']:
@@ -49,6 +50,10 @@ def _measure(settings, bench):
   if simulated:
     notes.append('Devices are simulated on one CPU: equal results and communication mean something, speed does not.')
   return {'rows': rows, 'simulated': simulated, 'notes': notes + rounds.skipped([row['sides'] for row in rows])}
+
+
+def _kinds():
+  return [kind for kind in _NUMBERS if kind != 'unfused' or platform.machine() in ('x86_64', 'AMD64')]
 
 
 def _record(settings, bench, folder, number, kind, simulated):

@@ -80,7 +80,9 @@ def _join() -> bool:
     jax.distributed.initialize(
         COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, heartbeat_timeout_seconds=HEARTBEAT_SECONDS.value,
         cluster_detection_method=None if DISTRIBUTED.value else 'deactivate')
-  except ValueError as error:
+  except (ValueError, RuntimeError) as error:
+    if not DISTRIBUTED.value:
+      raise
     raise ValueError(f'--distributed found no SLURM, Open MPI, Kubernetes or Cloud TPU around this process ({error}); '
                      'give --coordinator, --num_processes and --process_id instead') from error
   return True
@@ -89,7 +91,8 @@ def _join() -> bool:
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:
   if process_id >= num_processes:
     raise ValueError(f'expected --process_id below --num_processes={num_processes}, got {process_id}')
-  if not coordinator.rpartition(':')[2].isdecimal() or not coordinator.rpartition(':')[0]:
+  host, _, port = coordinator.rpartition(':')
+  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
     raise ValueError(f'expected --coordinator as HOST:PORT, got {coordinator!r}')
 
 

@@ -3,6 +3,7 @@ import importlib.metadata
 import importlib.util
 import logging as python_logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -77,7 +78,8 @@ def _parse(arguments: list[str]) -> list[str]:
 def prepare_jax() -> None:
   """Sets XLA's flag for CPU, unless the user set flags, and the bounded cache of compiled programs."""
   if _runs_on_cpu() and 'XLA_FLAGS' not in os.environ:
-    os.environ['XLA_FLAGS'] = cpu_flags()
+    if found := cpu_flags():
+      os.environ['XLA_FLAGS'] = found
   if flags.FLAGS.is_parsed() and _COMPILE_CACHE.value and not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', os.path.join(platformdirs.user_cache_dir('mtl_jax'), 'xla'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
@@ -122,5 +124,6 @@ def _end(status: int) -> None:
 
 def _lost_another(error: Exception) -> bool:
   """Of several processes, one learns of the end of another by an error of what they compute together."""
-  return jax.distributed.is_initialized() and not isinstance(error, MemoryError) and (
-      'RESOURCE_EXHAUSTED' not in str(error))
+  return (jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError) and
+          re.search('gloo|nccl|coordination|connection|socket|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE', str(error),
+                    re.IGNORECASE) is not None)

@@ -29,8 +29,8 @@ def on_host(workdir: str | os.PathLike, images: str, layout: devices.Layout | No
   return hosts.on_first(decide)
 
 
-def prefix(workdir: str | os.PathLike, learned: Learned, config: meta_train.MetaTrainConfig,
-           dataset: Dataset) -> Backbone | None:
+def prefix(workdir: str | os.PathLike, learned: Learned, config: meta_train.MetaTrainConfig, dataset: Dataset,
+           layout: devices.Layout | None) -> Backbone | None:
   """Decides whether the frozen lower part of the network is computed once.
 
   Args:
@@ -38,6 +38,7 @@ def prefix(workdir: str | os.PathLike, learned: Learned, config: meta_train.Meta
     learned: the pre-training.
     config: settings.
     dataset: the images.
+    layout: of the devices.
 
   Returns:
     The network as `prefixes.cut` gives it, or None.
@@ -45,8 +46,9 @@ def prefix(workdir: str | os.PathLike, learned: Learned, config: meta_train.Meta
   found = prefixes.cut(learned.backbone, config)
   if found is None or not prefixes.is_exact(found, learned.backbone_vars):
     return None
-  return found if _kept(workdir, 'prefix_once', lambda: prefixes.fits(
-      found, learned.backbone_vars, dataset.train, dataset.val)) else None
+  once = hosts.on_first(lambda: _kept(workdir, 'prefix_once', lambda: prefixes.fits(
+      found, learned.backbone_vars, dataset.train, dataset.val, layout=layout)))
+  return found if once else None
 
 
 def over_tasks(workdir: str | os.PathLike, network: Backbone, backbone_vars: BackboneVars,
@@ -66,7 +68,8 @@ def over_tasks(workdir: str | os.PathLike, network: Backbone, backbone_vars: Bac
   if config.over_tasks != 'auto':
     return config.over_tasks
   num_devices = 1 if layout is None else layout.size
-  per_device = config._replace(meta_batch=max(1, config.meta_batch // num_devices))
+  tasks = max(1, config.meta_batch // num_devices)
+  per_device = config._replace(meta_batch=min(tasks, config.tasks_at_once or tasks))
   return hosts.on_first(lambda: _kept(workdir, 'over_tasks', lambda: per_task.choose(
       'auto', network, backbone_vars, per_device)))
 

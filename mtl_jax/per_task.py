@@ -12,6 +12,8 @@ from mtl_jax.types import Backbone, BackboneVars, Episode
 
 CHOICES = ('auto', *inner_loop.WAYS)
 LEAST_STEPS = 50  # a shorter meta-training ends sooner than the measurement
+CONTENDS = 1.5    # times the least of the first repeats; what takes longer is not tried again,
+SHORT = 2.0       # seconds, unless it takes less than this
 
 
 def choose(choice: str, backbone: Backbone, backbone_vars: BackboneVars, config: meta_train.MetaTrainConfig) -> str:
@@ -48,6 +50,8 @@ def measure(backbone: Backbone, backbone_vars: BackboneVars, config: meta_train.
             repeats: int = 3) -> dict[str, float]:
   """Times value and gradient of the outer loss on tasks of noise.
 
+  Of long steps, ways that take far longer than the fastest run once only.
+
   Args:
     backbone: the network.
     backbone_vars: Θ.
@@ -57,22 +61,26 @@ def measure(backbone: Backbone, backbone_vars: BackboneVars, config: meta_train.
   Returns:
     Way -> seconds of the fastest repeat; ways that run out of memory are left out, save for 'loop'.
   """
-  meta_params, tasks = meta_train.init(backbone, backbone_vars, config).meta_params, noise(backbone, config)
-  calls, seconds = {}, {}
-  for way in inner_loop.WAYS:
-    calls[way] = gradient(backbone, config._replace(over_tasks=way))
-    try:
-      jax.block_until_ready(calls[way](meta_params, backbone_vars, tasks))  # compiles
-    except jax.errors.JaxRuntimeError:
-      if way == 'loop':
-        raise
-      del calls[way]
-  for _ in range(repeats):
-    for way, call in calls.items():
-      began = time.monotonic()
-      jax.block_until_ready(call(meta_params, backbone_vars, tasks))
-      seconds[way] = min(seconds.get(way, float('inf')), time.monotonic() - began)
+  arguments = meta_train.init(backbone, backbone_vars, config).meta_params, backbone_vars, noise(backbone, config)
+  compiled, seconds = {}, {}
+  for turn in range(repeats):
+    for way in inner_loop.WAYS if turn == 0 else _contenders(seconds):
+      try:
+        if way not in compiled:
+          compiled[way] = gradient(backbone, config._replace(over_tasks=way)).lower(*arguments).compile()
+        began = time.monotonic()
+        jax.block_until_ready(compiled[way](*arguments))
+        seconds[way] = min(seconds.get(way, float('inf')), time.monotonic() - began)
+      except jax.errors.JaxRuntimeError:
+        if way == 'loop':
+          raise
+        seconds.pop(way, None)
   return seconds
+
+
+def _contenders(seconds):
+  """Of a step that is short, all: its first call has to wait for much that later ones find ready."""
+  return [way for way, value in seconds.items() if value < max(SHORT, CONTENDS * min(seconds.values()))]
 
 
 def gradient(backbone: Backbone, config: meta_train.MetaTrainConfig) -> Callable:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import augment, placement
+from mtl_jax import augment, devices, placement
 from mtl_jax.phases import meta_test
 from mtl_jax.types import Backbone, BackboneVars, Dataset, ImagePool
 
@@ -53,13 +53,15 @@ def upper(backbone: Backbone, backbone_vars: BackboneVars) -> Backbone:
   return backbone._replace(features=features, image_shape=shape, below=None, last=None)
 
 
-def fits(backbone: Backbone, backbone_vars: BackboneVars, *pools: ImagePool) -> bool:
+def fits(backbone: Backbone, backbone_vars: BackboneVars, *pools: ImagePool,
+         layout: devices.Layout | None = None) -> bool:
   """Tells whether the maps of all images take at most half of the memory of the device (of a CPU: of what is free).
 
   Args:
     backbone: as `cut` gives it.
     backbone_vars: Θ.
     *pools: uint8 images.
+    layout: of the devices; simulated ones share one memory, with a copy in each.
 
   Returns:
     False too where the device does not tell its memory.
@@ -71,7 +73,8 @@ def fits(backbone: Backbone, backbone_vars: BackboneVars, *pools: ImagePool) -> 
   # A rest is joined to whole passes, and for that moment the maps of that pool are there twice.
   sizes = [len(pool.images) for pool in pools]
   images = sum(sizes) + max((size for size in sizes if size > per_pass and size % per_pass), default=0)
-  return limit is not None and images * maps.size * maps.dtype.itemsize <= limit / 2
+  copies = jax.local_device_count() + 1 if layout is not None and device.platform == 'cpu' else 1
+  return limit is not None and copies * images * maps.size * maps.dtype.itemsize <= limit / 2
 
 
 def is_exact(backbone: Backbone, backbone_vars: BackboneVars) -> bool:
@@ -90,16 +93,19 @@ def is_exact(backbone: Backbone, backbone_vars: BackboneVars) -> bool:
   return bool(np.allclose(whole, parts, rtol=1e-4, atol=1e-5 * np.abs(whole).max()))
 
 
-def compute(backbone: Backbone, backbone_vars: BackboneVars, dataset: Dataset) -> Dataset:
-  """Computes the maps of all training and validation images.
+def compute(backbone: Backbone, backbone_vars: BackboneVars, dataset: Dataset, *,
+            layout: devices.Layout | None = None) -> Dataset:
+  """Computes the maps of all training and validation images; of several devices one does it, in each process.
 
   Args:
     backbone: as `cut` gives it.
-    backbone_vars: Θ.
+    backbone_vars: Θ, on the host or on one device.
     dataset: uint8 images.
+    layout: of the devices that are to use them.
 
   Returns:
-    The data set with maps on the device in place of images, and with nothing left to normalise: for `upper`.
+    The data set with maps in place of images, and with nothing left to normalise: for `upper`. They are on the
+    device, or on the host where several devices are to have them.
   """
   @jax.jit
   def encode(backbone_vars, pool):
@@ -107,6 +113,8 @@ def compute(backbone: Backbone, backbone_vars: BackboneVars, dataset: Dataset) -
         lambda images: backbone.below(backbone_vars, augment.normalize(images, dataset.mean, dataset.std)), pool)
 
   train, val = (encode(backbone_vars, jax.tree.map(jnp.asarray, pool)) for pool in (dataset.train, dataset.val))
+  if layout is not None:
+    train, val = jax.device_get((train, val))
   return dataset._replace(train=train, val=val, mean=None, std=None)
 
 

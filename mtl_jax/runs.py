@@ -126,7 +126,7 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
   dataset = dataset._replace(mean=learned.mean, std=learned.std)
   settings = _settings('meta_train', dataset, learned.settings['backbone'], config, seed)
   on_host = decisions.on_host(workdir, images, layout, dataset.train, dataset.val)
-  prefix = None if on_host or layout is not None else decisions.prefix(workdir, learned, config, dataset)
+  prefix = None if on_host else decisions.prefix(workdir, learned, config, dataset, layout)
   network = learned.backbone if prefix is None else prefixes.upper(prefix, learned.backbone_vars)
   config = config._replace(over_tasks=decisions.over_tasks(workdir, network, learned.backbone_vars, config, layout))
   settings |= {'validation': validation._asdict(), 'readout': learned.settings['readout'], 'images_on_host': on_host,
@@ -134,10 +134,10 @@ def meta_train_run(dataset: Dataset, *, pretrained: str, config: meta_train.Meta
   if (results := _begun(workdir, settings)) is not None:
     return results
   frozen = hosts.tree_on_first(lambda: keep_backbone(workdir, learned.backbone_vars), learned.backbone_vars)
+  if prefix is not None:
+    dataset = prefixes.compute(prefix, frozen, dataset, layout=layout)
   frozen = devices.replicate(frozen, layout)
   state = devices.replicate(meta_train.init(network, frozen, config), layout)
-  if prefix is not None:
-    dataset = prefixes.compute(prefix, frozen, dataset)
   loops = _loops(on_host)
   score = validation_scorer(dataset, network, validation, _key(seed, _VALIDATE), loops, layout)
   num_steps = 0 if config.learn == 'none' else _whole_calls(config.steps, meta_train.steps_per_cycle(config))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, decisions, inner_loop, learned, runs, workdirs
+from mtl_jax import backbones, decisions, devices, inner_loop, learned, runs, workdirs
 from mtl_jax.phases import meta_train
 from mtl_jax.phases.meta_test import MetaTestConfig
 from mtl_jax.phases.meta_train import MetaTrainConfig
@@ -76,14 +76,15 @@ def test_a_resumed_run_leaves_its_images_where_they_were(tmp_path):
 
 def test_the_frozen_lower_part_computed_once_or_in_every_step(pretrained, tmp_path, monkeypatch):
   ends = []
-  for once in (True, False):
-    monkeypatch.setattr(decisions.prefixes, 'fits', lambda *_, once=once: once)
-    meta = str(tmp_path / str(once))
+  for once, layout in ((True, None), (False, None), (True, devices.layout(2))):
+    monkeypatch.setattr(decisions.prefixes, 'fits', lambda *_, once=once, **__: once)
+    meta = str(tmp_path / f'{once}{len(ends)}')
     results = runs.meta_train_run(toy_dataset(), pretrained=pretrained['device'], validation=VALIDATION, seed=0,
-                                  config=META._replace(scope='last_block'), workdir=meta)
+                                  config=META._replace(scope='last_block', meta_batch=2), workdir=meta, layout=layout)
     assert workdirs.read_settings(meta)['prefix_once'] is once
     ends.append((results['validation_accuracy'], learned.load(meta, (16, 16, 3)).meta_params))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *ends)
+  for other in ends[1:]:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ends[0], other)
 
 
 def test_an_inner_loop_of_ones_own_trains_and_tests(pretrained, tmp_path):

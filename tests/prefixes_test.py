@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, episodes, in_memory, learnable, prefixes
+from mtl_jax import backbones, devices, episodes, in_memory, learnable, prefixes
 from mtl_jax.backbones import adapters
 from mtl_jax.data import pools
 from mtl_jax.phases import meta_test, meta_train
@@ -38,21 +38,22 @@ def make(name='conv4', **readout):
   return backbone, backbone.init(jax.random.key(1))
 
 
-def trained(backbone, frozen, dataset, settings, start):
-  state = meta_train.init(backbone, frozen, settings)
+def trained(backbone, frozen, dataset, settings, start, layout=None):
+  state = devices.replicate(meta_train.init(backbone, frozen, settings), layout)
   with in_memory.meta_training(jax.random.key(2), frozen, dataset.train, dataset.mean, dataset.std, backbone=start,
-                               config=settings) as advance:
+                               config=settings, layout=layout) as advance:
     return advance(advance(state)[0])
 
 
-@pytest.mark.parametrize('row', ROWS)
-def test_two_cycles_of_meta_training_end_the_same(row):
-  settings, dataset = config(**ROWS[row]), toy()
+@pytest.mark.parametrize('row, on', [*((row, (1, 'replicated')) for row in ROWS),
+                                     ('FT θ', (2, 'replicated')), ('FT θ', (2, 'sharded'))], ids=str)
+def test_two_cycles_of_meta_training_end_the_same(row, on):
+  settings, dataset, layout = config(**ROWS[row]), toy(), devices.layout(*on)
   backbone, frozen = make(norm='l2', mirror=True)
   whole_state, whole_metrics = trained(backbone, frozen, dataset, settings, backbone)
   cut = prefixes.cut(backbone, settings)
-  short, maps = prefixes.upper(cut, frozen), prefixes.compute(cut, frozen, dataset)
-  state, metrics = trained(backbone, frozen, maps, settings, short)
+  short, maps = prefixes.upper(cut, frozen), prefixes.compute(cut, frozen, dataset, layout=layout)
+  state, metrics = trained(backbone, frozen, maps, settings, short, layout)
   assert int(state.step) == int(whole_state.step) == 6
   for ours, expected in zip(jax.tree.leaves(state.meta_params), jax.tree.leaves(whole_state.meta_params), strict=True):
     np.testing.assert_allclose(ours, expected, atol=2e-5)
@@ -123,6 +124,11 @@ def test_no_more_than_half_of_the_memory(monkeypatch):
   for free, fits in ((2 * needed, True), (2 * needed - 1, False), (None, False)):
     monkeypatch.setattr(prefixes.placement, 'free_host_bytes', lambda free=free: free)
     assert prefixes.fits(cut, frozen, toy().train, toy().val) is fits
+  # Eight simulated devices with a copy each, and one on the host on the way there.
+  monkeypatch.setattr(prefixes.placement, 'free_host_bytes', lambda: 2 * 9 * needed)
+  assert prefixes.fits(cut, frozen, toy().train, toy().val, layout=devices.layout(2))
+  monkeypatch.setattr(prefixes.placement, 'free_host_bytes', lambda: 2 * 9 * needed - 1)
+  assert not prefixes.fits(cut, frozen, toy().train, toy().val, layout=devices.layout(2))
 
 
 def test_a_pool_that_is_joined_of_passes_and_a_rest_counts_twice(monkeypatch):

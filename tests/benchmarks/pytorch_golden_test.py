@@ -101,6 +101,12 @@ def test_inner_loop_is_that_of_pytorch(adapt, order):
   assert_same({'loss': np.asarray(value), **flat(gradient)}, golden('inner_loop', order))
 
 
+@pytest.mark.parametrize('name', ['inner_loop', *recipe.NETWORKS])
+def test_the_numbers_are_those_of_the_files_that_are_there(name):
+  with np.load(GOLDEN / f'pytorch_{name}.npz') as file:
+    assert str(file['sources']) == recipe.sources(), 'write them anew: python -m tests.golden.pytorch_mtl, with PyTorch'
+
+
 def test_orders_differ():
   for network in recipe.NETWORKS:
     second, first = (golden(network, order) for order in recipe.ORDERS)

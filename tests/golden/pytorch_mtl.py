@@ -62,7 +62,7 @@ def write(name, modes, compute):
         print(f'{name} {order} {mode}: {furthest(compute(mode, order), expected):.1e} from it', flush=True)
       except pytorch_mtl.Unsupported as e:
         print(f'{name} {order} {mode}: {e}')
-  np.savez_compressed(HERE / f'pytorch_{name}.npz', **written)
+  np.savez_compressed(HERE / f'pytorch_{name}.npz', sources=recipe.sources(), **written)
 
 
 def main():
