@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 from absl import flags, logging
+from jax.experimental import multihost_utils
 
 from mtl_jax import devices
 
@@ -51,6 +52,8 @@ def joined(run: Callable[[], None]) -> Callable[[], None]:
   """
   def work():
     if _join():
+      # Connects them all. JAX allows 30 s for that; from then on the others wait for the first as long as need be.
+      multihost_utils.sync_global_devices('joined')
       logging.info('process %d of %d, with %d of %d devices', jax.process_index(), jax.process_count(),
                    jax.local_device_count(), jax.device_count())
       if jax.process_index() > 0:  # the first one speaks for all

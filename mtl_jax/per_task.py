@@ -17,7 +17,7 @@ SHORT = 2.0       # seconds, unless it takes less than this
 
 
 def choose(choice: str, backbone: Backbone, backbone_vars: BackboneVars, config: meta_train.MetaTrainConfig) -> str:
-  """Gives the way that a meta-training goes.
+  """Gives the way that a meta-training goes. Several processes must not come to different ones: let one choose.
 
   Args:
     choice: one of CHOICES; 'auto' measures where it pays, and takes 'loop' otherwise.
@@ -36,8 +36,7 @@ def choose(choice: str, backbone: Backbone, backbone_vars: BackboneVars, config:
   if choice != 'auto':
     return choice
   adapts_network = inner_loop.LOOPS[config.adapts] is inner_loop.adapt_networks
-  # Several processes run one program and must not come to different results.
-  if not adapts_network or config.steps < LEAST_STEPS or jax.process_count() > 1:
+  if not adapts_network or config.steps < LEAST_STEPS:
     return 'loop'
   seconds = measure(backbone, backbone_vars, config)
   way = min(seconds, key=seconds.get)
