@@ -84,7 +84,7 @@ def _join() -> bool:
         COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, heartbeat_timeout_seconds=HEARTBEAT_SECONDS.value,
         cluster_detection_method=None if DISTRIBUTED.value else 'deactivate')
   except (ValueError, RuntimeError) as error:
-    if not DISTRIBUTED.value:
+    if not DISTRIBUTED.value or isinstance(error, jax.errors.JaxRuntimeError):  # of a cluster that it has found
       raise
     raise ValueError(f'--distributed found no SLURM, Open MPI, Kubernetes or Cloud TPU around this process ({error}); '
                      'give --coordinator, --num_processes and --process_id instead') from error

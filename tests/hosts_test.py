@@ -174,8 +174,22 @@ def test_the_first_process_may_come_later_but_not_never():
                                 '--num_processes'),
     ({'coordinator': 'host:1', 'num_processes': 2, 'process_id': 2}, 'expected --process_id below --num_processes=2'),
     ({'coordinator': 'host', 'num_processes': 2, 'process_id': 0}, "expected --coordinator as HOST:PORT, got 'host'"),
+    ({'coordinator': 'host:65536', 'num_processes': 2, 'process_id': 0}, 'expected --coordinator as HOST:PORT, got'),
     ({'distributed': True, 'process_id': 1}, 'expected --distributed, .* or --coordinator .*, got both')])
 def test_flags_that_do_not_go_together(given, message):
   flags.FLAGS.mark_as_parsed()
   with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=message):
+    machines.joined(lambda: None)()
+
+
+@pytest.mark.parametrize('raised, expected', [
+    (RuntimeError('403'), '--distributed found no SLURM, .* around this process .403.; give --coordinator'),
+    (jax.errors.JaxRuntimeError('UNAVAILABLE'), '^UNAVAILABLE$')])
+def test_no_cluster_is_told_from_one_that_fails(raised, expected, monkeypatch):
+  def initialize(*_, **__):
+    raise raised
+
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(distributed=True), pytest.raises((ValueError, RuntimeError), match=expected):
     machines.joined(lambda: None)()
