@@ -7,8 +7,8 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from benchmarks.plan import Suite
-from launch import figures, tables
-from mtl_jax import workdirs
+from launch.reproduction import figures
+from mtl_jax.runs import tables, workdirs
 
 NONE = '–'
 JOINED = 'benchmark.md'

@@ -17,7 +17,7 @@ import time
 from typing import NamedTuple
 
 from benchmarks import machine
-from mtl_jax import placement
+from mtl_jax.execution import memory
 
 HERE = pathlib.Path(__file__).resolve().parent
 _START_SECONDS = 300  # a worker imports its library in that time
@@ -163,7 +163,7 @@ class Bench:
                              ['--device=cpu', f'--threads={about["threads"]}'])]
     worker = Worker(command, environment)
     self.about[side] = worker.about
-    if self.about.get('jax', {}).get('platform') == 'cpu' and (more := placement.free_host_bytes()):
+    if self.about.get('jax', {}).get('platform') == 'cpu' and (more := memory.free_host_bytes()):
       worker.bound_memory(more)
     return worker
 
@@ -184,7 +184,7 @@ def commands(torch_python: str | None) -> dict[str, list[str]]:
   Returns:
     For `Bench`.
   """
-  found = {'jax': [sys.executable, '-m', 'benchmarks.jax_worker']}
+  found = {'jax': [sys.executable, '-m', 'benchmarks.ours.worker']}
   if torch_python is not None:
-    found['pytorch'] = [torch_python, str(HERE / 'pytorch_worker.py')]
+    found['pytorch'] = [torch_python, str(HERE / 'pytorch' / 'worker.py')]
   return found

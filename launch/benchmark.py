@@ -14,20 +14,9 @@ import sys
 
 from absl import flags, logging
 
-from benchmarks import (
-    compile_time,
-    inner_loop,
-    input_pipeline,
-    machine,
-    meta_step,
-    meta_test,
-    networks,
-    plan,
-    report,
-    scaling,
-    workers,
-)
-from launch import session
+from benchmarks import machine, networks, plan, report, workers
+from benchmarks.suites import compile_time, inner_loop, input_pipeline, meta_step, meta_test, scaling
+from launch.flags import session
 
 SUITES = {'compile': compile_time.SUITE, 'inner_loop': inner_loop.SUITE, 'meta_step': meta_step.SUITE,
           'meta_test': meta_test.SUITE, 'input': input_pipeline.SUITE, 'scaling': scaling.SUITE}

@@ -5,7 +5,7 @@
 """
 from absl import flags
 
-from launch import options, session
+from launch.flags import options, session
 from mtl_jax.weights import names, sources, workdir
 
 SOURCE = flags.DEFINE_string('source', None, 'A .pth of their PyTorch code; the .npy files of their TensorFlow code '

@@ -6,9 +6,10 @@ import os
 
 from absl import flags
 
-from launch import machines, options, session, tables
-from mtl_jax import inner_loop, learned, runs
+from launch.flags import machines, options, session
+from mtl_jax import inner_loop
 from mtl_jax.phases import meta_test
+from mtl_jax.runs import finished, runs, tables
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Work directory of a finished meta-training, or of a pre-training '
                                  '(update θ).')
@@ -36,7 +37,7 @@ def run():
   """Runs the phase that the flags describe."""
   if machines.PROFILE.value is not None:
     raise ValueError('--profile goes with pretrain and meta_train, whose steps it traces')
-  settings = learned.trained_settings(CHECKPOINT.value)
+  settings = finished.trained_settings(CHECKPOINT.value)
   way, shot = (_flag_or_trained(name, settings) for name in ('way', 'shot'))
   fields = meta_test.protocol_settings(PROTOCOL.value, shot)
   for field, flag in (('query', QUERY), ('batch_stats_mode', BATCH_STATS), ('flip_support', FLIP_SUPPORT)):

@@ -4,9 +4,11 @@
 """
 from absl import flags
 
-from launch import machines, options, session
-from mtl_jax import backbones, inner_loop, learnable, learned, per_task, runs
+from launch.flags import machines, options, session
+from mtl_jax import backbones, inner_loop, learnable
+from mtl_jax.execution import task_batching
 from mtl_jax.phases.meta_train import MetaTrainConfig
+from mtl_jax.runs import finished, runs
 
 PRETRAINED = flags.DEFINE_string('pretrained', None, 'Work directory of a finished pre-training.')
 BACKBONE = flags.DEFINE_string('backbone', None, 'Network that --pretrained must hold; by default whatever it holds.')
@@ -28,7 +30,7 @@ GRADIENT_ORDER = flags.DEFINE_enum('gradient_order', 'second', ['first', 'second
                                    'minimum (with --regularization).')
 ADAPTS = flags.DEFINE_enum('inner', 'head', list(inner_loop.LOOPS), 'What the inner loop adapts: the base-learner, the '
                            'last block too, or the whole network (MAML).')
-OVER_TASKS = flags.DEFINE_enum('over_tasks', 'auto', list(per_task.CHOICES), 'With --inner=last_block or all: tasks '
+OVER_TASKS = flags.DEFINE_enum('over_tasks', 'auto', list(task_batching.CHOICES), 'With --inner=last_block or all: tasks '
                                'one after the other (loop), all at once with grouped convolutions (vmap), or all at '
                                'once as batched products of patches; auto measures them at the start of a long run.')
 REGULARIZATION = flags.DEFINE_float('regularization', 0.0, 'Pull of the inner loop towards its start (λ).',
@@ -91,7 +93,7 @@ def run():
     raise ValueError('--width goes with --backbone: give both, or neither')
   if BACKBONE.value and BACKBONE.value not in backbones.NAMES:
     raise ValueError(f'expected backbone to be one of {", ".join(backbones.NAMES)}, got {BACKBONE.value!r}')
-  learned.trained_settings(PRETRAINED.value)  # a wrong directory fails before data is read
+  finished.trained_settings(PRETRAINED.value)  # a wrong directory fails before data is read
   dataset = options.load_dataset()
   settings = config(dataset)
   backbone = {'name': BACKBONE.value, 'width': WIDTH.value} if BACKBONE.value else None

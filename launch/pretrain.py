@@ -4,10 +4,11 @@
 """
 from absl import flags
 
-from launch import machines, options, session
-from mtl_jax import backbones, runs
+from launch.flags import machines, options, session
+from mtl_jax import backbones
 from mtl_jax.data import pools
 from mtl_jax.phases.pretrain import PretrainConfig
+from mtl_jax.runs import runs
 
 _LR = {'resnet12': 0.02}  # with that of others it diverges within five steps
 BACKBONE = flags.DEFINE_string('backbone', 'conv4', f'Network: one of {", ".join(backbones.NAMES)}.')

@@ -7,11 +7,12 @@ import time
 
 from absl import flags, logging
 
-from launch import options, session, tables
-from mtl_jax import data, runs, workdirs
+from launch.flags import options, session
+from mtl_jax import data
 from mtl_jax.phases.meta_test import MetaTestConfig
 from mtl_jax.phases.meta_train import MetaTrainConfig
 from mtl_jax.phases.pretrain import PretrainConfig
+from mtl_jax.runs import runs, tables, workdirs
 
 WORKDIR = options.WORKDIR
 SEED = options.SEED

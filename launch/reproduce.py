@@ -11,10 +11,12 @@ import os
 
 from absl import flags
 
-from launch import budgets, options, published, report, reproduction, session
-from mtl_jax import data, learned
+from launch.flags import options, session
+from launch.reproduction import budgets, published, report, rows
+from mtl_jax import data
+from mtl_jax.runs import finished
 
-TABLE = flags.DEFINE_enum('table', None, list(reproduction.TABLES), 'What to reproduce: the rows MTL and HT of a main '
+TABLE = flags.DEFINE_enum('table', None, list(rows.TABLES), 'What to reproduce: the rows MTL and HT of a main '
                           'table, the ablation (7 rows with and without hard tasks), or accuracy against '
                           'meta-iterations with and without hard tasks. It decides --dataset unless that is given '
                           '(fc100 where the paper has several), save for --budget=smoke, which has glyphs.')
@@ -42,7 +44,7 @@ def run():
   """Reproduces what the flags name and prints the table."""
   request = _request()
   flags.FLAGS.set_default('dataset', request.dataset)
-  results = reproduction.reproduce(request, options.load_dataset(), workdir=options.WORKDIR.value,
+  results = rows.reproduce(request, options.load_dataset(), workdir=options.WORKDIR.value,
                                    command=_command(request), images=options.IMAGES.value)
   report.show(results)
   print(f'written to {os.path.join(options.WORKDIR.value, "table.md")}')
@@ -62,9 +64,9 @@ def _request():
   if PRETRAINED.value is not None:
     if PRETRAIN_STEPS.value or WIDTH.value:
       raise ValueError('--pretrain_steps and --width do not go with --pretrained, which is trained already')
-    learned.trained_settings(PRETRAINED.value)
+    finished.trained_settings(PRETRAINED.value)
   seeds = tuple(range(options.SEED.value, options.SEED.value + NUM_SEEDS.value))
-  return reproduction.Request(table, BUDGET.value, budget, dataset, _shots(table, dataset, own, budget), seeds,
+  return rows.Request(table, BUDGET.value, budget, dataset, _shots(table, dataset, own, budget), seeds,
                               PRETRAINED.value)
 
 

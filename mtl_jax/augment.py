@@ -2,7 +2,7 @@
 import jax
 import jax.numpy as jnp
 
-from mtl_jax import devices
+from mtl_jax import sharding
 from mtl_jax.types import Episode
 
 
@@ -111,7 +111,7 @@ def normalize(images: jax.Array, mean: jax.Array | None, std: jax.Array | None) 
 
   Args:
     images: uint8 [B, H, W, C].
-    mean: [C], in [0, 1]; None where a network has gone over the images already (`mtl_jax.prefixes`), and nothing is
+    mean: [C], in [0, 1]; None where a network has gone over the images already (`mtl_jax.execution.frozen_prefix`), and nothing is
       left to do.
     std: [C], in [0, 1], or None.
 
@@ -125,7 +125,7 @@ def normalize(images: jax.Array, mean: jax.Array | None, std: jax.Array | None) 
 
 
 def augment_tasks(key: jax.Array, tasks: Episode, mean: jax.Array, std: jax.Array, *, padding: int,
-                  flip: bool, layout: devices.Layout | None = None) -> Episode:
+                  flip: bool, layout: sharding.Layout | None = None) -> Episode:
   """Crops, flips and normalises the images of one meta-batch, support and query apart.
 
   Args:
@@ -148,4 +148,4 @@ def augment_tasks(key: jax.Array, tasks: Episode, mean: jax.Array, std: jax.Arra
     return task._replace(support_images=support, query_images=query)
 
   num_tasks = tasks.class_ids.shape[0] * (1 if layout is None else layout.size)
-  return jax.vmap(one_task)(devices.own(jax.random.split(key, num_tasks), layout), tasks)
+  return jax.vmap(one_task)(sharding.own(jax.random.split(key, num_tasks), layout), tasks)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import devices, hard_tasks
+from mtl_jax import hard_tasks, sharding
 from mtl_jax.types import Episode, EpisodeIndices, ImagePool
 
 
@@ -197,7 +197,7 @@ def draw_batch(key: jax.Array, pool: ImagePool, batch_size: int) -> tuple[jax.Ar
   return indices, jnp.searchsorted(offsets, indices, side='right') - 1
 
 
-def gather(images: jax.Array, drawn: EpisodeIndices, *, shot: int, layout: devices.Layout | None = None) -> Episode:
+def gather(images: jax.Array, drawn: EpisodeIndices, *, shot: int, layout: sharding.Layout | None = None) -> Episode:
   """Fetches the images of one drawn episode.
 
   Args:
@@ -212,15 +212,15 @@ def gather(images: jax.Array, drawn: EpisodeIndices, *, shot: int, layout: devic
   way, per_class = drawn.indices.shape
   labels = jnp.arange(way, dtype=jnp.int32)
   return Episode(
-      support_images=devices.take(images, drawn.indices[:, :shot].reshape(-1), layout),
+      support_images=sharding.take(images, drawn.indices[:, :shot].reshape(-1), layout),
       support_labels=jnp.repeat(labels, shot),
-      query_images=devices.take(images, drawn.indices[:, shot:].reshape(-1), layout),
+      query_images=sharding.take(images, drawn.indices[:, shot:].reshape(-1), layout),
       query_labels=jnp.repeat(labels, per_class - shot),
       class_ids=drawn.class_ids)
 
 
 def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int, class_ids: jax.Array | None = None,
-           layout: devices.Layout | None = None) -> Episode:
+           layout: sharding.Layout | None = None) -> Episode:
   """Draws one N-way K-shot episode; support and query never share an image.
 
   Args:

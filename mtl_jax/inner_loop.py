@@ -2,7 +2,7 @@
 
 Where θ alone is adapted, all images of the meta-batch pass the network once and `base_learner.adapt` does the rest in
 dual form. Where the network is adapted, each task has kernels of its own, and how to go over the tasks is a choice
-(`over_tasks`): which way is fastest depends on the device and the shapes, and `mtl_jax.per_task` measures it.
+(`over_tasks`): which way is fastest depends on the device and the shapes, and `mtl_jax.execution.task_batching` measures it.
 """
 import contextlib
 from collections.abc import Callable

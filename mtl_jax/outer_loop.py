@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import base_learner, devices, hard_tasks, inner_loop, learnable
+from mtl_jax import base_learner, hard_tasks, inner_loop, learnable, sharding
 from mtl_jax.types import Backbone, BackboneVars, Episode, MetaParams, MetaState
 
 
@@ -48,7 +48,7 @@ def query_loss(meta_params: MetaParams, backbone_vars: BackboneVars, tasks: Epis
 
 
 def step(state: MetaState, backbone_vars: BackboneVars, tasks: Episode, *, backbone: Backbone, config: Any,
-         layout: devices.Layout | None = None) -> tuple[MetaState, dict[str, jax.Array], jax.Array]:
+         layout: sharding.Layout | None = None) -> tuple[MetaState, dict[str, jax.Array], jax.Array]:
   """Takes one Adam step on Φ_S and θ, or on whatever else is learned.
 
       Φ_S <- Φ_S - γ ∇ L_query(θ'; Θ, Φ_S),   θ <- θ - γ ∇ L_query(θ'; Θ, Φ_S)
@@ -70,7 +70,7 @@ def step(state: MetaState, backbone_vars: BackboneVars, tasks: Episode, *, backb
   (loss, logits), gradient = _value_and_gradient(state.meta_params, backbone_vars, tasks, backbone, config)
   failed = jax.vmap(hard_tasks.failure_class)(logits, tasks.query_labels, tasks.class_ids)
   accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == tasks.query_labels)
-  (gradient, loss, accuracy), failed = devices.meet((gradient, loss, accuracy), failed, layout)
+  (gradient, loss, accuracy), failed = sharding.meet((gradient, loss, accuracy), failed, layout)
   updates, opt_state = make_optimizer(config).update(gradient, state.opt_state)
   state = MetaState(state.step + 1, optax.apply_updates(state.meta_params, updates), opt_state)
   return state, {'loss': loss, 'accuracy': accuracy}, failed

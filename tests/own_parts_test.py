@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, decisions, devices, inner_loop, learned, runs, workdirs
+from mtl_jax import backbones, inner_loop, sharding
 from mtl_jax.phases import meta_train
 from mtl_jax.phases.meta_test import MetaTestConfig
 from mtl_jax.phases.meta_train import MetaTrainConfig
 from mtl_jax.phases.pretrain import PretrainConfig
-from tests.ablation_test import TinyNet
+from mtl_jax.runs import decisions, finished, runs, workdirs
+from tests.launch.ablation_test import TinyNet
 from tests.phases import toy_dataset
 
 README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text(encoding='utf-8')
@@ -61,7 +62,7 @@ def test_images_on_the_host_or_on_the_device(pretrained, tmp_path):
                        workdir=tested, images=where)
     accuracies[where] = np.load(f'{tested}/accuracies.npy')
   np.testing.assert_allclose(accuracies['host'], accuracies['device'], atol=1e-6)
-  host, device = (learned.load(pretrained[where], (16, 16, 3)).backbone_vars.params for where in ('host', 'device'))
+  host, device = (finished.load(pretrained[where], (16, 16, 3)).backbone_vars.params for where in ('host', 'device'))
   np.testing.assert_allclose(host['block1']['conv']['kernel'], device['block1']['conv']['kernel'], rtol=1e-5, atol=1e-6)
 
 
@@ -76,13 +77,13 @@ def test_a_resumed_run_leaves_its_images_where_they_were(tmp_path):
 
 def test_the_frozen_lower_part_computed_once_or_in_every_step(pretrained, tmp_path, monkeypatch):
   ends = []
-  for once, layout in ((True, None), (False, None), (True, devices.layout(2))):
+  for once, layout in ((True, None), (False, None), (True, sharding.layout(2))):
     monkeypatch.setattr(decisions.prefixes, 'fits', lambda *_, once=once, **__: once)
     meta = str(tmp_path / f'{once}{len(ends)}')
     results = runs.meta_train_run(toy_dataset(), pretrained=pretrained['device'], validation=VALIDATION, seed=0,
                                   config=META._replace(scope='last_block', meta_batch=2), workdir=meta, layout=layout)
     assert workdirs.read_settings(meta)['prefix_once'] is once
-    ends.append((results['validation_accuracy'], learned.load(meta, (16, 16, 3)).meta_params))
+    ends.append((results['validation_accuracy'], finished.load(meta, (16, 16, 3)).meta_params))
   for other in ends[1:]:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ends[0], other)
 
@@ -105,7 +106,7 @@ def test_learned_rates_norms_and_temperature_in_whole_runs(pretrained, tmp_path,
   meta = str(tmp_path / 'meta')
   runs.meta_train_run(toy_dataset(), pretrained=pretrained['device'], config=config, validation=VALIDATION, seed=0,
                       workdir=meta, readout={'norm': 'l2', 'mirror': True})
-  found = learned.load(meta, (16, 16, 3))
+  found = finished.load(meta, (16, 16, 3))
   start = meta_train.init(found.backbone, found.backbone_vars, config).meta_params
   moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), found.meta_params, start)
   assert all(jax.tree.leaves(moved)) and found.meta_params.inner_lr['log'].shape == (2,)
@@ -115,7 +116,7 @@ def test_learned_rates_norms_and_temperature_in_whole_runs(pretrained, tmp_path,
                               workdir=str(tmp_path / 'test'))
   assert 0 <= tested['accuracy'] <= 1
   with pytest.raises(ValueError, match='has learned the temperature'):
-    learned.load(meta, (16, 16, 3), readout={'norm': 'none'})
+    finished.load(meta, (16, 16, 3), readout={'norm': 'none'})
 
 
 def test_prototypes_against_numpy():
@@ -144,4 +145,4 @@ def test_settings_of_another_version_are_one_clear_line(pretrained, tmp_path):
   settings['config']['momentum'] = settings['config'].pop('color')
   (tmp_path / 'settings.json').write_text(json.dumps(settings), encoding='utf-8')
   with pytest.raises(ValueError, match='of another version of mtl_jax: its config differs in color, momentum'):
-    learned.trained_settings(str(tmp_path))
+    finished.trained_settings(str(tmp_path))

@@ -14,7 +14,8 @@ import warnings
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mtl_jax.data import archives, cifar, omniglot, pools
+from mtl_jax.data import cifar, omniglot, pools
+from mtl_jax.untrusted import archives
 
 _DOWNLOAD_ERRORS = (OSError, tfds.core.download.util.DownloadError,
                     tfds.core.download.download_manager.NonMatchingChecksumError)

@@ -9,7 +9,8 @@ import pathlib
 
 import numpy as np
 
-from mtl_jax.data import archives, pools
+from mtl_jax.data import pools
+from mtl_jax.untrusted import archives
 
 URL = 'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz'
 SOURCES = ('cifar-100-binary.tar.gz', 'cifar-100-binary.tar.xz', 'cifar-100-binary')

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from mtl_jax import types
-from mtl_jax.data import cache, folder, imagenet, imagenet_classes, pickles, pools
+from mtl_jax.data import cache, folder, imagenet, imagenet_classes, pools
+from mtl_jax.untrusted import numpy_pickles
 
 COLUMNS = ['filename', 'label']
 CACHE = 'mini-imagenet-cache-{}.pkl'
@@ -84,7 +85,7 @@ def _open_cache(request: imagenet.Request) -> imagenet.Source:
   def read() -> pools.Streams:
     images, indices = {}, {}
     for split, path in paths.items():
-      content = pickles.load(path)
+      content = numpy_pickles.load(path)
       images[split] = imagenet.check_images(imagenet.field(content, 'image_data', np.ndarray, path), path)
       indices[split] = _class_dict(content, len(images[split]), path)
     imagenet_classes.check(request.name, f"data_dir {request.root}: {CACHE.format('*')}", indices)
@@ -114,7 +115,7 @@ def _open_labelled(request: imagenet.Request) -> imagenet.Source:
   def read() -> pools.Streams:
     images, indices = {}, {}
     for split, path in paths.items():
-      content = pickles.load(path)
+      content = numpy_pickles.load(path)
       images[split] = _check_list(imagenet.field(content, 'data', np.ndarray | list, path), path)
       by_label = imagenet.by_label(imagenet.field(content, 'labels', np.ndarray | list, path), len(images[split]), path)
       named = imagenet.field(content, 'catname2label', dict, path, default={})

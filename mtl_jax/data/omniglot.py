@@ -9,7 +9,8 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from mtl_jax.data import archives, pools
+from mtl_jax.data import pools
+from mtl_jax.untrusted import archives
 
 URL = 'https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip'
 SOURCES = ('images_background.zip', 'omniglot_images_background.zip', 'images_background')

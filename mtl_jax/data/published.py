@@ -3,7 +3,8 @@ import os
 from typing import NamedTuple
 
 from mtl_jax import types
-from mtl_jax.data import archives, cache, cifar, omniglot, pools, rotations
+from mtl_jax.data import cache, cifar, omniglot, pools, rotations
+from mtl_jax.untrusted import archives
 
 
 class Recipe(NamedTuple):

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from mtl_jax import types
-from mtl_jax.data import cache, folder, imagenet, imagenet_classes, pickles, pools
+from mtl_jax.data import cache, folder, imagenet, imagenet_classes, pools
+from mtl_jax.untrusted import numpy_pickles
 
 ARRAYS, PNGS, LABELS = '{}_images.npz', '{}_images_png.pkl', '{}_labels.pkl'
 
@@ -80,7 +81,7 @@ def _open_pngs(request: imagenet.Request) -> imagenet.Source:
 
 
 def _load_list(path: pathlib.Path) -> list:
-  found = pickles.load(path)
+  found = numpy_pickles.load(path)
   if not isinstance(found, list):
     raise ValueError(f'{path}: expected a list of PNG files, found a {type(found).__name__}')
   return found
@@ -102,7 +103,7 @@ def _read_labels(request: imagenet.Request, counts: dict[str, int]) -> Indices:
   indices = {}
   for split in pools.SPLITS:
     path = request.root / LABELS.format(split)
-    content = pickles.load(path)
+    content = numpy_pickles.load(path)
     shared = imagenet.field(content, 'labels', object, path)  # As MetaOptNet's authors named them.
     labels = shared if shared is not None else imagenet.field(content, 'label_specific', np.ndarray | list, path)
     by_label = imagenet.by_label(labels, counts[split], path)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import augment, base_learner, devices, episodes, inner_loop, learnable
+from mtl_jax import augment, base_learner, episodes, inner_loop, learnable, sharding
 from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaParams
 
 IMAGES_PER_PASS = 200  # when a whole split is encoded; of those above 84 pixels as many as have so many pixels
@@ -64,7 +64,7 @@ def task_keys(root_key: jax.Array, num_tasks: int) -> jax.Array:
 
 def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
                 std: jax.Array, *, backbone: Backbone, batch_size: int | None = None,
-                layout: devices.Layout | None = None) -> ImagePool:
+                layout: sharding.Layout | None = None) -> ImagePool:
   """Computes the features of every image of a split once, by running statistics.
 
   Args:
@@ -102,15 +102,15 @@ def images_per_pass(height: int, width: int) -> int:
 
 
 def map_images(function: Callable[[jax.Array], jax.Array], pool: ImagePool, batch_size: int | None = None,
-               layout: devices.Layout | None = None) -> ImagePool:
+               layout: sharding.Layout | None = None) -> ImagePool:
   """Applies a function to all images of a split, batch by batch: a pool of what it gives, [n, ...]."""
-  images, total = devices.own_images(pool.images, layout)
+  images, total = sharding.own_images(pool.images, layout)
   batch_size = batch_size or images_per_pass(*images.shape[1:3])
   whole = len(images) // batch_size * batch_size
   parts = [jax.lax.map(function, images[:whole].reshape(-1, batch_size, *images.shape[1:]))] if whole else []
   parts = [part.reshape(whole, *part.shape[2:]) for part in parts]
   parts += [function(images[whole:])] if whole < len(images) else []
-  return pool._replace(images=devices.everyone(jnp.concatenate(parts), total, layout))
+  return pool._replace(images=sharding.everyone(jnp.concatenate(parts), total, layout))
 
 
 def encode_images(network: BackboneVars, images: jax.Array, mean: jax.Array, std: jax.Array, *,
@@ -151,7 +151,7 @@ def task_accuracy(meta_params: MetaParams, task: Episode, *, config: MetaTestCon
 
 def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
                        std: jax.Array, keys: jax.Array, *, backbone: Backbone, config: MetaTestConfig,
-                       layout: devices.Layout | None = None) -> jax.Array:
+                       layout: sharding.Layout | None = None) -> jax.Array:
   """Scores tasks with every image encoded once: exact where features depend on one image alone.
 
   Args:
@@ -173,18 +173,18 @@ def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, poo
 
 
 def feature_accuracies(meta_params: MetaParams, features: ImagePool, keys: jax.Array, *, config: MetaTestConfig,
-                       layout: devices.Layout | None = None) -> jax.Array:
+                       layout: sharding.Layout | None = None) -> jax.Array:
   """Scores tasks over the features that `encode_pool` gives: float32 [num_tasks]."""
   def one_task(key):
     task = episodes.sample(key, features, way=config.way, shot=config.shot, query=config.query)
     return task_accuracy(meta_params, task, config=config)
 
-  return devices.everyone(jax.lax.map(one_task, devices.own(keys, layout), batch_size=100), len(keys), layout)
+  return sharding.everyone(jax.lax.map(one_task, sharding.own(keys, layout), batch_size=100), len(keys), layout)
 
 
 def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
                         std: jax.Array, keys: jax.Array, *, backbone: Backbone, config: MetaTestConfig,
-                        layout: devices.Layout | None = None) -> jax.Array:
+                        layout: sharding.Layout | None = None) -> jax.Array:
   """Scores tasks one by one from their images: works under every protocol, and adapts the network where asked to.
 
   Args:
@@ -207,7 +207,7 @@ def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, po
     task = episodes.sample(key, pool, way=config.way, shot=config.shot, query=config.query, layout=layout)
     return image_task_accuracy(meta_params, network, task, mean, std, backbone=backbone, config=config)
 
-  return devices.everyone(jax.lax.map(one_task, devices.own(keys, layout)), len(keys), layout)
+  return sharding.everyone(jax.lax.map(one_task, sharding.own(keys, layout)), len(keys), layout)
 
 
 def image_task_accuracy(meta_params: MetaParams, network: BackboneVars, task: Episode, mean: jax.Array, std: jax.Array,
@@ -234,7 +234,7 @@ def _normalized(task: Episode, mean: jax.Array, std: jax.Array, *, flip_support:
 
 
 def accuracies(*arguments, backbone: Backbone, config: MetaTestConfig,
-               layout: devices.Layout | None = None) -> jax.Array:
+               layout: sharding.Layout | None = None) -> jax.Array:
   """Scores tasks by the faster of the two ways that is exact under `config`; arguments as `accuracies_encoded`.
 
   Args:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax import augment, devices, episodes, inner_loop, learnable, outer_loop
+from mtl_jax import augment, episodes, inner_loop, learnable, outer_loop, sharding
 from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaState
 
 
@@ -134,7 +134,7 @@ def _draw_images(key, pool, failures, hard, config, layout=None):
   drawn = episodes.draw_meta_batch(key, pool, failures, hard, tasks=config.meta_batch, way=config.way,
                                    shot=config.shot, query=config.query)
   return jax.vmap(lambda task: episodes.gather(pool.images, task, shot=config.shot, layout=layout))(
-      devices.own(drawn, layout))
+      sharding.own(drawn, layout))
 
 
 def _augmented(key, tasks, mean, std, config, layout=None):
@@ -143,7 +143,7 @@ def _augmented(key, tasks, mean, std, config, layout=None):
 
 def step_on(state: MetaState, failures: jax.Array, tasks: Episode, root_key: jax.Array, backbone_vars: BackboneVars,
             mean: jax.Array, std: jax.Array, hard: jax.Array, *, backbone: Backbone, config: MetaTrainConfig,
-            layout: devices.Layout | None = None) -> tuple[MetaState, jax.Array, dict[str, jax.Array]]:
+            layout: sharding.Layout | None = None) -> tuple[MetaState, jax.Array, dict[str, jax.Array]]:
   """Takes one outer step of a cycle on tasks that were drawn before; other arguments as `cycle`.
 
   Args:
@@ -161,7 +161,7 @@ def step_on(state: MetaState, failures: jax.Array, tasks: Episode, root_key: jax
 
 def cycle(state: MetaState, root_key: jax.Array, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
           std: jax.Array, *, backbone: Backbone, config: MetaTrainConfig,
-          layout: devices.Layout | None = None) -> tuple[MetaState, dict[str, jax.Array]]:
+          layout: sharding.Layout | None = None) -> tuple[MetaState, dict[str, jax.Array]]:
   """Runs one hard-task cycle: K ordinary tasks, then K' hard tasks made of the classes that failed in them.
 
   One scan over outer steps; the collection of failure classes is its carry and starts empty in every cycle.

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtl_jax import augment, base_learner, devices, episodes
+from mtl_jax import augment, base_learner, episodes, sharding
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, ImagePool, PretrainState, Tree
 
 
@@ -116,7 +116,7 @@ def loss(trained: tuple[Tree, tuple[BaseLearner, ...]], batch_stats: Tree, image
 
 def step(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, *,
          backbone: Backbone, config: PretrainConfig,
-         layout: devices.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
+         layout: sharding.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
   """Takes one optimizer step on a batch drawn, with replacement, from all base classes.
 
   Args:
@@ -134,13 +134,13 @@ def step(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.A
   """
   index_key, _, _ = jax.random.split(jax.random.fold_in(root_key, state.step), 3)
   indices, labels = episodes.draw_batch(index_key, pool, config.batch_size)
-  images = devices.take_spread(pool.images, indices, layout)
+  images = sharding.take_spread(pool.images, indices, layout)
   return step_on(state, images, labels, root_key, mean, std, backbone=backbone, config=config, layout=layout)
 
 
 def step_on(state: PretrainState, images: jax.Array, labels: jax.Array, root_key: jax.Array, mean: jax.Array,
             std: jax.Array, *, backbone: Backbone, config: PretrainConfig,
-            layout: devices.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
+            layout: sharding.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
   """Takes one optimizer step on a batch that was drawn before, by the first of the three keys of the step.
 
   Args:
@@ -157,7 +157,7 @@ def step_on(state: PretrainState, images: jax.Array, labels: jax.Array, root_key
   Returns:
     (state after the step, metrics `loss` and `accuracy`, scalars).
   """
-  images, labels = devices.spread((images, labels), layout)
+  images, labels = sharding.spread((images, labels), layout)
   _, augment_key, color_key = jax.random.split(jax.random.fold_in(root_key, state.step), 3)
   images = augment.crop_and_flip(augment_key, images, padding=config.crop_padding, flip=config.flip)
   images = augment.color_jitter(color_key, images, config.color)
@@ -173,7 +173,7 @@ def step_on(state: PretrainState, images: jax.Array, labels: jax.Array, root_key
 
 def many_steps(state: PretrainState, root_key: jax.Array, pool: ImagePool, mean: jax.Array, std: jax.Array, *,
                backbone: Backbone, config: PretrainConfig,
-               layout: devices.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
+               layout: sharding.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
   """Takes `config.steps_per_call` steps under one scan; arguments as `step`.
 
   Args:

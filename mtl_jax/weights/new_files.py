@@ -3,7 +3,7 @@ import os
 
 import numpy as np
 
-from mtl_jax import workdirs
+from mtl_jax.runs import workdirs
 
 
 def write(path: str | os.PathLike, content: bytes) -> None:

@@ -1,7 +1,7 @@
 """NumPy's files of named arrays: the dictionaries in `.npy` of the authors' TensorFlow code, and `.npz`.
 
 np.save writes a dict as a pickle behind a header, so such files are untrusted programs; they are read as
-`mtl_jax.data.pickles` reads them, and `.npz` as an archive of plain arrays.
+`mtl_jax.untrusted.numpy_pickles` reads them, and `.npz` as an archive of plain arrays.
 """
 import io
 import math
@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mtl_jax.data import pickle_machine, pickles
-from mtl_jax.data.pickle_machine import Refused
-from mtl_jax.weights import new_files, zips
+from mtl_jax.untrusted import numpy_pickles, unpickler, zips
+from mtl_jax.untrusted.unpickler import Refused
+from mtl_jax.weights import new_files
 
 MAX_GROWTH = 16         # bytes of arrays for each byte of a pickle: it may name one array several times
 MAX_INFLATED = 2**30    # bytes that a small archive may grow to; one of equal numbers grows a thousandfold
@@ -36,14 +36,14 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     OSError: it cannot be read.
   """
   with open(path, 'rb') as file:
-    with pickle_machine.refusals(path, 'file of arrays', 'file of named arrays'):
+    with unpickler.refusals(path, 'file of arrays', 'file of named arrays'):
       size, start = os.fstat(file.fileno()).st_size, file.read(6)
       file.seek(0)
       if start[:2] == b'PK':
         return _read_npz(file, size)
       _expect_boxed_dict(file, start)
-    found = pickles.load(pathlib.Path(path), start=file.tell(), boxed=True)
-  with pickle_machine.refusals(path, 'file of arrays', 'file of named arrays'):
+    found = numpy_pickles.load(pathlib.Path(path), start=file.tell(), boxed=True)
+  with unpickler.refusals(path, 'file of arrays', 'file of named arrays'):
     return _arrays(found, size)
 
 

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mtl_jax.data import pickle_machine
-from mtl_jax.data.pickle_machine import Refused
-from mtl_jax.weights import new_files, torch_pickles, zips
-from mtl_jax.weights.torch_pickles import Storage, Tensor
+from mtl_jax.untrusted import torch_pickles, unpickler, zips
+from mtl_jax.untrusted.torch_pickles import Storage, Tensor
+from mtl_jax.untrusted.unpickler import Refused
+from mtl_jax.weights import new_files
 
 MAX_PICKLE = 16 * 2**20   # bytes; a tensor takes some 200
 MAX_DEPTH = 8             # of dicts in dicts
@@ -46,7 +46,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     ValueError: the file holds anything but tensors and plain values (named, and not run), or is cut off or damaged.
     OSError: it cannot be read.
   """
-  with open(path, 'rb') as file, pickle_machine.refusals(path, 'PyTorch checkpoint', 'PyTorch checkpoint of tensors'):
+  with open(path, 'rb') as file, unpickler.refusals(path, 'PyTorch checkpoint', 'PyTorch checkpoint of tensors'):
     start = file.read(4)
     file.seek(0)
     return (_read_zip if start == b'PK\3\4' else _read_legacy)(file, os.fstat(file.fileno()).st_size)
@@ -95,7 +95,7 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
       return zips.content(archive, entries[f'data/{storage.key}'])
 
     storages: dict[str, Storage] = {}
-    found = torch_pickles.load(pickle_machine.Mapped.of(zips.content(archive, entries['data.pkl'])), storages)
+    found = torch_pickles.load(unpickler.Mapped.of(zips.content(archive, entries['data.pkl'])), storages)
     for key, storage in storages.items():
       info = entries.get(f'data/{key}')
       if info is None or info.file_size != storage.num_bytes:
@@ -108,7 +108,7 @@ def _read_legacy(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
   head = file.read(MAX_PICKLE)
   if _MAGIC_BYTES not in head[:32]:
     raise Refused('neither an archive nor the number that PyTorch begins a file with')
-  mapped, storages = pickle_machine.Mapped.of(head), {}
+  mapped, storages = unpickler.Mapped.of(head), {}
   magic, version, _, found, keys = (torch_pickles.load(mapped, storages) for _ in range(5))
   if (magic, version) != _MAGIC:
     raise Refused('another version of the format')

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from absl import logging
 
-from mtl_jax import checkpoints, learned, workdirs
 from mtl_jax.data.pools import NORMALIZATIONS
 from mtl_jax.phases import meta_train, pretrain
-from mtl_jax.validation import Validation
+from mtl_jax.runs import checkpoints, finished, workdirs
+from mtl_jax.runs.validation import Validation
 from mtl_jax.weights import names, transfer
 
 IMAGE_SIZE = {'pytorch': 80, 'tensorflow': 84}  # pixels
@@ -89,7 +89,7 @@ def format_of(workdir: str) -> str:
     ValueError: its network is neither of theirs.
     FileNotFoundError: no finished run.
   """
-  network = learned.trained_settings(workdir)['backbone']['name']
+  network = finished.trained_settings(workdir)['backbone']['name']
   for format, theirs in names.FORMATS.items():
     if network == theirs:
       return format
@@ -100,7 +100,7 @@ def format_of(workdir: str) -> str:
 def export(workdir: str) -> transfer.Exported:
   """Gives a finished run under the authors' keys; arguments and errors as `format_of` and `transfer.to_authors`."""
   format = format_of(workdir)
-  run = learned.load(workdir, tuple(learned.trained_settings(workdir)['image_shape']))
+  run = finished.load(workdir, tuple(finished.trained_settings(workdir)['image_shape']))
   return transfer.to_authors(*jax.device_get((run.backbone_vars, run.meta_params)), format)
 
 
@@ -113,7 +113,7 @@ def unlike_theirs(workdir: str) -> tuple[str, ...]:
   Returns:
     One phrase for each such thing; with all of them their code computes something else.
   """
-  settings, format = learned.trained_settings(workdir), format_of(workdir)
+  settings, format = finished.trained_settings(workdir), format_of(workdir)
   epsilon, width = (settings['backbone'].get(name) for name in ('norm_epsilon', 'width'))
   mean, std = (np.asarray(settings['normalization'][name]) for name in ('mean', 'std'))
   theirs = np.asarray(NORMALIZATIONS[_NORMALIZATION[format]])

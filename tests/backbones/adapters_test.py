@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mtl_jax import backbones, checkpoints, learnable, scale_shift
+from mtl_jax import backbones, learnable, scale_shift
+from mtl_jax.runs import checkpoints
 from mtl_jax.types import BackboneVars
 
 SHAPE = (4, 4, 1)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import flops, inputs, jax_trees, networks
+from benchmarks import flops, inputs, networks
+from benchmarks.ours import trees
 from mtl_jax import backbones, outer_loop
 from mtl_jax.backbones import layers
 from mtl_jax.phases import meta_train
@@ -69,8 +70,8 @@ def test_xla_counts_about_as_much(monkeypatch):
 
 def test_names_become_trees_and_back():
   arrays = {'stage1/block1/conv1/kernel': np.zeros(2), 'stem/bias': np.ones(3)}
-  assert jax_trees.nest(arrays)['stage1']['block1']['conv1']['kernel'].shape == (2,)
-  assert list(jax_trees.flat(jax_trees.nest(arrays))) == list(arrays)
+  assert trees.nest(arrays)['stage1']['block1']['conv1']['kernel'].shape == (2,)
+  assert list(trees.flat(trees.nest(arrays))) == list(arrays)
 
 
 def test_an_unknown_network():

@@ -2,7 +2,8 @@
 import json
 import sys
 
-from benchmarks import jax_worker, workers
+from benchmarks import workers
+from benchmarks.ours import worker
 
 
 class InProcess:
@@ -11,7 +12,7 @@ class InProcess:
   start_seconds = 0.5
 
   def __init__(self):
-    self._server = jax_worker.Server()
+    self._server = worker.Server()
     self.about = _through_json(self._server.about())
 
   def ask(self, request, limit=None):
@@ -32,10 +33,10 @@ class BenchInProcess(workers.Bench):
     self.environments = []
 
   def start(self, side, environment=None):
-    worker = InProcess()
+    made = InProcess()
     self.environments.append(environment)
-    self.about[side] = worker.about
-    return worker
+    self.about[side] = made.about
+    return made
 
 
 def scripted(tmp_path, answers, log=None):

@@ -10,7 +10,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from benchmarks import inputs, jax_worker, plan, report, rounds, scaling, workers
+from benchmarks import inputs, plan, report, rounds, workers
+from benchmarks.ours import worker
+from benchmarks.suites import scaling
 from launch import benchmark
 from tests.benchmarks.in_process import BenchInProcess, InProcess
 
@@ -148,9 +150,9 @@ def test_compile_has_fresh_workers_and_stops_where_it_takes_too_long(monkeypatch
 
 def test_a_run_is_timed_until_its_result_is_there(monkeypatch):
   slow = jax.jit(lambda x: jax.pure_callback(lambda y: (time.sleep(0.3), y)[1], x, x))
-  monkeypatch.setattr(jax_worker.jax_measures, 'prepare',
-                      lambda *_: jax_worker.jax_measures.Measure(lambda: np.mean(slow(jnp.ones(3)))))
-  server = jax_worker.Server()
+  monkeypatch.setattr(worker.measures, 'prepare',
+                      lambda *_: worker.measures.Measure(lambda: np.mean(slow(jnp.ones(3)))))
+  server = worker.Server()
   server.answer({'do': 'setup', 'measure': 'any', 'mode': 'any'})
   answer = server.answer({'do': 'run'})
   assert answer['value'] == 1 and answer['seconds'] >= 0.3
@@ -193,12 +195,12 @@ def test_pytorch_beside_the_library(monkeypatch, tmp_path):
 def test_both_sides_of_the_inner_loop_give_the_same_gradients(tmp_path):
   """The library's three forms, by what the worker writes."""
   path = inputs.write(str(tmp_path / 'in.npz'), inputs.features(tasks=2, way=3, support=6, query=9, dim=4))
-  worker, saved = InProcess(), {}
+  process, saved = InProcess(), {}
   for order, modes in (('second', ('dual', 'scan', 'unrolled')), ('first', ('dual', 'unrolled'))):
     for mode in modes:
-      worker.ask({'do': 'setup', 'measure': 'inner_loop', 'mode': mode, 'inputs': path, 'inner_steps': 3,
+      process.ask({'do': 'setup', 'measure': 'inner_loop', 'mode': mode, 'inputs': path, 'inner_steps': 3,
                   'inner_lr': 0.1, 'order': order})
-      worker.ask({'do': 'save', 'path': str(tmp_path / 'out.npz')})
+      process.ask({'do': 'save', 'path': str(tmp_path / 'out.npz')})
       saved[order, mode] = dict(np.load(tmp_path / 'out.npz'))
     for mode in modes[1:]:
       for name in ('loss', 'support', 'query', 'kernel', 'bias'):

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from benchmarks import rounds, workers
-from mtl_jax import placement
+from mtl_jax.execution import memory
 from tests.benchmarks.in_process import scripted
 
 # Seconds of each run: the first compiles, one warms up, then the rounds.
@@ -86,7 +86,7 @@ def answer(request, number):
 
 @pytest.mark.parametrize('there, says', [(2**31, {'bytes': 2**28}), (None, {'bytes': 2**28}), (2**27, 'out of memory')])
 def test_a_worker_on_a_cpu_gets_no_more_memory_than_there_is(tmp_path, monkeypatch, there, says):
-  monkeypatch.setattr(placement, 'free_host_bytes', lambda: there)
+  monkeypatch.setattr(memory, 'free_host_bytes', lambda: there)
   worker = workers.Bench({'jax': scripted(tmp_path, HUNGRY)}, EFFORT).start('jax')
   if isinstance(says, dict):
     assert worker.ask({'do': 'run'}) == says
@@ -104,4 +104,4 @@ def test_a_program_that_is_not_there():
 def test_commands_have_pytorch_only_where_it_is():
   assert list(workers.commands(None)) == ['jax']
   assert workers.commands('torchenv/bin/python')['pytorch'][0] == 'torchenv/bin/python'
-  assert workers.commands(None)['jax'] == [sys.executable, '-m', 'benchmarks.jax_worker']
+  assert workers.commands(None)['jax'] == [sys.executable, '-m', 'benchmarks.ours.worker']

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mtl_jax import data
-from mtl_jax.data import archives, cifar
+from mtl_jax.data import cifar
+from mtl_jax.untrusted import archives
 
 SUPER = [s for split in cifar.FC100_SUPER_CLASSES.values() for s in split]
 FINE = sorted(c for split in cifar.CIFAR_FS_CLASSES.values() for c in split)

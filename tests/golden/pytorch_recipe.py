@@ -15,7 +15,7 @@ LOOP = {'inner_steps': 8, 'inner_lr': 0.5}
 def sources() -> str:
   """Gives a digest of the files on the side of PyTorch that the written numbers come from."""
   benchmarks = pathlib.Path(__file__).parents[2] / 'benchmarks'
-  return hashlib.sha256(b''.join((benchmarks / f'pytorch_{name}.py').read_bytes() for name in SOURCES)).hexdigest()
+  return hashlib.sha256(b''.join((benchmarks / 'pytorch' / f'{name}.py').read_bytes() for name in SOURCES)).hexdigest()
 
 
 def array(name: str, shape: tuple[int, ...]) -> np.ndarray:

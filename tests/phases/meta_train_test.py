@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from mtl_jax import hard_tasks, in_memory, inner_loop, outer_loop, runs, scale_shift
+from mtl_jax import hard_tasks, inner_loop, outer_loop, scale_shift
+from mtl_jax.execution import on_device
 from mtl_jax.phases import meta_train, pretrain
+from mtl_jax.runs import runs
 from mtl_jax.types import Backbone, BackboneVars, BaseLearner, Episode, MetaParams, MetaState
 from tests.golden import meta_step
 from tests.phases import (
@@ -258,7 +260,7 @@ def steps_of(cycles, monkeypatch=None, config=CONFIG):
     return meta_train.cycle(*arguments, **options)
 
   monkeypatch.setattr(outer_loop, 'step', spy)
-  advance = in_memory.compiled(counted, ROOT, variables, pool(), MEAN, STD, backbone=backbone, config=config)
+  advance = on_device.compiled(counted, ROOT, variables, pool(), MEAN, STD, backbone=backbone, config=config)
   state = meta_train.init(backbone, variables, config)
   for _ in range(cycles):
     state, metrics = advance(state)
@@ -383,7 +385,7 @@ def test_validation_and_test_images_never_reach_training(phase, tmp_path, monkey
   def stop(state, advance, validate, **options):
     raise _Captured(state, advance, options['num_steps'])
 
-  monkeypatch.setattr(in_memory, 'compiled', lambda step, *arguments, **options: (step, arguments))
+  monkeypatch.setattr(on_device, 'compiled', lambda step, *arguments, **options: (step, arguments))
   monkeypatch.setattr(runs.training, 'fit', stop)
   monkeypatch.setattr(runs, 'load', lambda *_: runs.Learned(backbone, variables, None, MEAN, STD, settings))
   own = {'pretrain': functools.partial(runs.pretrain_run, backbone=settings['backbone'],

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from mtl_jax import checkpoints, learned, runs
 from mtl_jax.phases import meta_test
 from mtl_jax.phases.meta_train import MetaTrainConfig
-from mtl_jax.validation import Validation
+from mtl_jax.runs import checkpoints, finished, runs
+from mtl_jax.runs.validation import Validation
 from mtl_jax.weights import names, npy, sources, workdir
 from tests import tiny_runs
 from tests.phases import toy_dataset
@@ -128,7 +128,7 @@ def test_an_import_that_was_killed_goes_on(tmp_path):
   (tmp_path / 'cut' / 'results.json').unlink()
   shutil.rmtree(tmp_path / 'cut' / 'meta_params')
   with pytest.raises(FileNotFoundError, match='not finished'):
-    learned.load(str(tmp_path / 'cut'), (16, 16, 3))
+    finished.load(str(tmp_path / 'cut'), (16, 16, 3))
   written(tmp_path / 'cut', 'pytorch')
   for name in ('backbone', 'meta_params'):
     np.testing.assert_equal(checkpoints.load_tree(tmp_path / 'cut' / name),
@@ -139,7 +139,7 @@ def test_an_import_that_was_killed_goes_on(tmp_path):
 @pytest.mark.parametrize('meta_trained', [False, True])
 def test_settings_of_an_imported_run(tmp_path, format, meta_trained):
   written(tmp_path, format, meta_trained)
-  found = learned.load(str(tmp_path), (16, 16, 3))
+  found = finished.load(str(tmp_path), (16, 16, 3))
   assert (found.meta_params is not None) == meta_trained
   assert found.settings['command'] == ('meta_train' if meta_trained else 'pretrain')
   validation = Validation(**found.settings['validation'])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import jax_trees
+from benchmarks.ours import trees
 from mtl_jax import learnable, outer_loop
 from mtl_jax.phases import meta_train
 from mtl_jax.types import Episode
@@ -36,7 +36,7 @@ def imported(name, dtype='float32'):
   """Their weights in our trees: (network, Θ, what is meta-learned)."""
   found = transfer.from_authors(authors_layout.pytorch(recipe_name=name), 'pytorch')
   assert found.backbone == {'name': 'resnet25'}
-  network = jax_trees.make_backbone('resnet25', (recipe.SIZE, recipe.SIZE, 3), None, dtype)
+  network = trees.make_backbone('resnet25', (recipe.SIZE, recipe.SIZE, 3), None, dtype)
   return network, *jax.tree.map(lambda x: jnp.asarray(x, dtype), (found.backbone_vars, found.meta_params))
 
 
@@ -61,10 +61,10 @@ def step(meta_params, variables, task, network, differentiated):
 
 def as_theirs(gradient):
   """The gradients under their keys and in their layouts."""
-  trees = {'scale_shift': gradient.scale_shift, 'params': gradient.weights,
+  flat = {'scale_shift': gradient.scale_shift, 'params': gradient.weights,
            'base_learner': gradient.base_learner._asdict()}
   keys = {place.path: place.key for place in names.places('pytorch', meta_trained=True)}
-  for path, leaf in jax.tree_util.tree_flatten_with_path(trees)[0]:
+  for path, leaf in jax.tree_util.tree_flatten_with_path(flat)[0]:
     array = np.asarray(leaf)
     key = f"gradient/{keys[jax.tree_util.keystr(path, simple=True, separator='/')]}"
     yield key, array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T  # 1x1 kernels are [in, out] here

@@ -1,0 +1,263 @@
+"""Checkpoints on disk: asynchronous, atomic, every leaf checked when it is read.
+
+A checkpoint directory holds one folder per step, written by orbax; `stored_step` says what is in it. Orbax moves a
+finished step into place with one rename, so a killed process leaves only whole steps. Against what happens to files
+later (a flipped bit, a cut file) each leaf is compared with its checksum on reading, and a damaged step gives way,
+with a warning, to the next in line.
+"""
+import contextlib
+import glob
+import math
+import os
+import shutil
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from mtl_jax.runs import stored_step
+
+
+class Checkpoints:
+  """The checkpoints of one run: the newest ones, to resume from, and the best ones, to evaluate.
+
+  Made as a context: `with Checkpoints('runs/mtl/checkpoints') as checkpoints:`.
+
+  Args:
+    directory: folder of the checkpoints; made by the first save, and only read until then.
+    keep_latest: how many of the newest steps stay; two, so that a damaged newest can be done without.
+    keep_best: how many of the steps with the highest accuracy stay, besides.
+  """
+
+  def __init__(self, directory: str | os.PathLike, *, keep_latest: int = 2, keep_best: int = 2):
+    self.directory = os.path.abspath(directory)
+    self._keep_latest, self._keep_best = keep_latest, keep_best
+    self._manager = None    # orbax's, opened by the first save
+    self._accuracies = {}   # step -> accuracy or None, of the steps that `_manager` knows
+    self._pending = None    # the step being written
+    self._damaged = set()   # steps that failed to restore; the next save moves them aside
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, error_type, error, traceback) -> None:
+    try:
+      self.close()
+    except OSError as close_error:
+      if error_type is None:
+        raise
+      logging.warning('%s', close_error)  # It must not hide the error that ended the block.
+
+  def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
+    """Starts writing one step; returns as soon as the arrays are copied on the host.
+
+    Args:
+      step: steps taken so far; each can be saved once.
+      state: tree of arrays, which the caller may change or donate afterwards.
+      accuracy: in [0, 1]; decides which steps are kept as the best. None where it was not measured.
+
+    Raises:
+      ValueError: a leaf is not an array of numbers, or the step is there already.
+      OSError: this save, or the one before it, could not be written. What was saved earlier stays.
+    """
+    step, accuracy = int(step), _finite_or_none(accuracy)
+    arrays = stored_step.to_host(state)
+    self.wait()
+    if step in self._whole_steps():
+      raise ValueError(f'step {step} is in {self.directory} already: expected a new step; '
+                       'choose another directory, or remove that step first')
+    self._pending = step
+    with self._clear_errors():
+      self._move_damaged_aside()
+      self._open_manager()
+      self._accuracies[step] = accuracy
+      self._manager.save(step, args=stored_step.orbax_items(step, arrays, accuracy), force=True)
+
+  def wait(self) -> None:
+    """Returns when everything is on disk; raises OSError where it could not be written."""
+    if self._pending is not None:
+      with self._clear_errors():
+        self._manager.wait_until_finished()
+      self._pending = None
+
+  def close(self) -> None:
+    """Waits, then ends the threads that write; raises OSError as `wait` does."""
+    try:
+      self.wait()
+    finally:
+      self._close_manager()
+
+  def steps(self) -> list[int]:
+    """The finished steps on disk, in ascending order; whether they are whole is seen on reading."""
+    if not os.path.isdir(self.directory):
+      return []
+    return sorted(int(name) for name in os.listdir(self.directory) if name.isdecimal())
+
+  def restore_latest(self, like: Any) -> tuple[int, Any] | None:
+    """Reads the newest whole step.
+
+    Args:
+      like: tree of arrays (or of `jax.ShapeDtypeStruct`) with the structure, shapes and dtypes expected. A
+        leaf comes back as a NumPy array where `like` has one, else as a JAX array, placed as in `like`.
+
+    Returns:
+      (step, state), the state bitwise as it was saved; None where nothing was saved.
+
+    Raises:
+      ValueError: no step is whole, or leaves, shapes or dtypes are not those of `like`.
+    """
+    self.wait()
+    return self._restore_first(self.steps()[::-1], like)
+
+  def restore_best(self, like: Any) -> tuple[int, Any] | None:
+    """Reads the whole step of the highest accuracy (of equals, the newest); otherwise as `restore_latest`.
+
+    Args:
+      like: as in `restore_latest`.
+
+    Returns:
+      (step, state), or None where no step was saved with an accuracy.
+    """
+    self.wait()
+    accuracies = self.accuracies()
+    ranked = sorted((accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None)
+    if accuracies and not ranked:
+      return None
+    unreadable = [step for step in self.steps() if step not in accuracies]  # tried first, for the warning
+    return self._restore_first(unreadable + [step for _, step in ranked[::-1]], like)
+
+  def _restore_first(self, steps: list[int], like: Any) -> tuple[int, Any] | None:
+    """The first whole one of `steps`."""
+    reason = ''
+    for step in steps:
+      try:
+        return step, stored_step.read(self.directory, step, like)
+      except stored_step.Damaged as damage:
+        reason = f'step {step} in {self.directory} is damaged: {damage}'
+        self._damaged.add(step)
+        logging.warning('checkpoint of %s; trying the next in line', reason)
+    if steps:
+      raise ValueError(f'expected a whole checkpoint, but all are damaged; {reason}; '
+                       'remove the directory to start anew')
+    return None
+
+  def accuracies(self) -> dict[int, float | None]:
+    """Returns the accuracy of each step whose list of leaves can be read."""
+    accuracies = {}
+    for step in self.steps():
+      with contextlib.suppress(stored_step.Damaged):
+        accuracies[step] = stored_step.read_leaf_list(self.directory, step)['accuracy']
+    return accuracies
+
+  def _whole_steps(self) -> list[int]:
+    return [step for step in self.steps() if step not in self._damaged]
+
+  def _move_damaged_aside(self) -> None:
+    """Renames, rather than removes, what could not be read: the fault may be the disk's."""
+    if self._damaged:
+      self._close_manager()  # It counts them in; the next one will not.
+    for step in self._damaged.intersection(self.steps()):
+      aside = os.path.join(self.directory, f'damaged-{step}')
+      shutil.rmtree(aside, ignore_errors=True)
+      os.rename(os.path.join(self.directory, str(step)), aside)
+    self._damaged.clear()
+
+  def _open_manager(self) -> None:
+    if self._manager is not None:
+      return
+    os.makedirs(self.directory, exist_ok=True)
+    ocp, alone = stored_step.orbax(), stored_step.alone_options()
+    self._accuracies = self.accuracies()
+    policies = [ocp.checkpoint_managers.LatestN(self._keep_latest),
+                _KeepBest(self._keep_best, self._accuracies)]
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      item_handlers={'state': ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+                     'leaves': ocp.JsonCheckpointHandler(filename=stored_step.LEAVES_FILE,
+                                                         multiprocessing_options=alone)},
+      options=ocp.CheckpointManagerOptions(
+        create=False, multiprocessing_options=alone,
+        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=True,  # what a killed process was writing
+        lightweight_initialize=True,   # orbax's own metadata may be damaged
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False)))  # a full disk would hang
+
+  def _close_manager(self) -> None:
+    if self._manager is not None:
+      with contextlib.suppress(Exception):  # Errors of a save were reported by `wait`.
+        self._manager.close()
+      self._manager = None
+
+  @contextlib.contextmanager
+  def _clear_errors(self):
+    """Turns what orbax raises while it saves into one clear line, and removes the half-written step."""
+    try:
+      yield
+    except Exception as error:
+      step, self._pending = self._pending, None
+      self._close_manager()
+      for unfinished in glob.glob(os.path.join(glob.escape(self.directory), '*.orbax-checkpoint-tmp*')):
+        shutil.rmtree(unfinished, ignore_errors=True)
+      whole = self._whole_steps()
+      kept = f'the last good checkpoint, step {whole[-1]}, stays' if whole else 'no earlier checkpoint exists'
+      raise OSError(f'could not write the checkpoint of step {step} to {self.directory}: '
+                    f'{stored_step.reason(error)}{_free_space(self.directory)}; {kept}') from error
+
+
+class _KeepBest(NamedTuple):
+  """Orbax's preservation policy: the `n` steps of highest accuracy, of equals the newest.
+
+  Orbax's own `BestN` reads accuracies from files of its own, and fails to start where one is damaged.
+  """
+  n: int
+  accuracies: dict[int, float | None]
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    measured = [step for step in steps if self.accuracies.get(step) is not None]
+    best = sorted(measured, key=lambda step: (self.accuracies[step], step), reverse=True)[:self.n]
+    return [step in best for step in steps]
+
+
+def save_tree(directory: str | os.PathLike, tree: Any) -> None:
+  """Writes one tree of arrays; replaces an earlier one only once the new one is whole on disk.
+
+  Args:
+    directory: folder of this tree alone; made where it is missing.
+    tree: nested dicts, tuples or NamedTuples of arrays.
+
+  Raises:
+    ValueError: a leaf is not an array of numbers.
+    OSError: it could not be written; an earlier tree stays.
+  """
+  with Checkpoints(directory, keep_latest=1, keep_best=0) as checkpoints:
+    checkpoints.save(max(checkpoints.steps(), default=-1) + 1, tree)
+
+
+def load_tree(directory: str | os.PathLike, like: Any = None) -> Any:
+  """Reads what `save_tree` wrote.
+
+  Args:
+    directory: folder given to `save_tree`.
+    like: as in `Checkpoints.restore_latest`; None: whatever is there, as nested dicts of NumPy arrays.
+
+  Raises:
+    FileNotFoundError: there is no tree.
+    ValueError: it is damaged, or is not like `like`.
+  """
+  found = Checkpoints(directory).restore_latest(like)
+  if found is None:
+    raise FileNotFoundError(f'expected a saved tree in {os.path.abspath(directory)}, found none')
+  return found[1]
+
+
+def _finite_or_none(number: Any) -> float | None:
+  """A NaN cannot be ranked, so it counts as not measured."""
+  return float(number) if number is not None and math.isfinite(number) else None
+
+
+def _free_space(directory: str) -> str:
+  try:
+    return f' ({shutil.disk_usage(directory).free / 1e6:.1f} MB free there)'
+  except OSError:
+    return ''
