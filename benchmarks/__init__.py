@@ -1,1 +1,1 @@
-"""This library against PyTorch, side by side in worker processes; `python -m launch.benchmark` runs it."""
+"""This library against PyTorch, side by side in processes; `python -m launch.benchmark` runs it."""

@@ -1,12 +1,14 @@
-"""What is known of the machine: its name, its cores, and how much memory this process has used."""
+"""The machine: its processor, its cores, and how much memory a process uses."""
 import contextlib
 import os
 import platform
 import time
 
+RELEASE_POLL = 0.05  # seconds between two looks at a process that returns memory
+
 
 def cpu_model() -> str:
-  """Names the processor."""
+  """Returns the model of the processor."""
   with contextlib.suppress(OSError), open('/proc/cpuinfo', encoding='utf-8') as lines:
     for line in lines:
       if line.startswith('model name'):
@@ -16,11 +18,13 @@ def cpu_model() -> str:
 
 def cores() -> int:
   """Counts the cores that this process may use."""
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def describe() -> str:
-  """Describes the machine in a line, save for accelerators, which the workers name."""
+  """Describes the machine in a line, without accelerators, which the workers name."""
   number = cores()
   memory = ''
   with contextlib.suppress(OSError, ValueError):
@@ -31,10 +35,13 @@ def describe() -> str:
 
 
 def data_bytes(process: int) -> int | None:
-  """Gives how much memory a process has for its data, used or not; None where the system does not tell.
+  """Returns how many bytes a process has for its data, used or not.
 
   Args:
     process: its number.
+
+  Returns:
+    Bytes; None where the system has no such count.
   """
   return _kilobytes(f'/proc/{process}/status', 'VmData:')
 
@@ -42,22 +49,26 @@ def data_bytes(process: int) -> int | None:
 def reset_peak() -> None:
   """Starts the count of `peak_bytes` anew, where the system can (Linux)."""
   with contextlib.suppress(OSError), open('/proc/self/clear_refs', 'w', encoding='ascii') as file:
-    file.write('5')
+    file.write('5')  # resets VmHWM, see proc(5)
 
 
 def peak_bytes() -> int | None:
-  """Gives the greatest resident memory of this process since `reset_peak`; None where the system does not tell."""
+  """Returns the greatest resident memory of this process since `reset_peak`, or None.
+
+  None stands for a system that has no such count.
+  """
   return _kilobytes('/proc/self/status', 'VmHWM:')
 
 
 def wait_for_release() -> None:
-  """Waits while this process gives memory back, as XLA frees the temporaries of a run after it has its results.
+  """Waits while this process returns memory to the system.
 
-  A next run would take its own beside them: at 14 GB, which takes a second, more than the machine has.
+  XLA frees the temporaries of a run after the run has its results, which takes a second for 14 GB.
+  The next run would take its own beside them: more than the machine has.
   """
   before = _kilobytes('/proc/self/status', 'VmRSS:')
   while before is not None:
-    time.sleep(0.05)
+    time.sleep(RELEASE_POLL)
     now = _kilobytes('/proc/self/status', 'VmRSS:')
     if now is None or now >= before:
       return
@@ -65,7 +76,7 @@ def wait_for_release() -> None:
 
 
 def _kilobytes(path, name):
-  """Bytes that a file of the system gives as 'NAME 123 kB', or None."""
+  """Reads bytes from a line 'NAME 123 kB' of a file of the system; None without such a line."""
   with contextlib.suppress(OSError), open(path, encoding='ascii') as lines:
     for line in lines:
       if line.startswith(name):

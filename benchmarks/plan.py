@@ -1,21 +1,23 @@
-"""What is asked of the suites, and what each of them is: settings, measurement, table, plot."""
+"""What is asked of the suites, and what each of them is: settings, measurement, tables, plot."""
 from collections.abc import Callable
 from typing import NamedTuple
+
+from matplotlib.figure import Figure
 
 from benchmarks.workers import Bench, Effort
 
 
 class Request(NamedTuple):
-  """What the flags of `launch.benchmark` say; each suite reads what it needs."""
-  size: str = 'full'                          # 'smoke': everything tiny, for a first look
-  pairs: int = 5
+  """The flags of `launch.benchmark`; each suite reads what it needs."""
+  size: str = 'full'                            # 'smoke': everything tiny, for a first look
+  pairs: int = 5                                # rounds in which every side has its turn
   image_sizes: tuple[int, ...] = (32, 84, 224)  # pixels, of meta_step
   networks: tuple[str, ...] = ('resnet12',)
-  tasks: int = 2                              # of one meta-step
-  limit: int = 300                            # seconds for setting up and the first run together
-  torch_modes: tuple[str, ...] = ()           # of the PyTorch side; () for all
-  whole: bool = False                         # meta_test: nothing scaled
-  pytorch: bool = False                       # whether there is a Python with PyTorch
+  tasks: int = 2                                # of one meta-step
+  limit: int = 300                              # seconds for setting up and the first run together
+  torch_modes: tuple[str, ...] = ()             # of the PyTorch side; () for all
+  whole: bool = False                           # meta_test: nothing scaled
+  pytorch: bool = False                         # whether there is a Python with PyTorch
 
   @property
   def smoke(self) -> bool:
@@ -23,7 +25,7 @@ class Request(NamedTuple):
     return self.size == 'smoke'
 
   def common(self) -> dict:
-    """Settings of every suite."""
+    """Returns the settings of every suite."""
     return {'size': self.size, 'pairs': self.pairs, 'limit': self.limit, 'pytorch': self.pytorch,
             'torch_modes': list(self.torch_modes)}
 
@@ -36,22 +38,22 @@ class Table(NamedTuple):
 
 
 class Suite(NamedTuple):
-  """One group of measurements."""
-  settings: Callable[[Request], dict]       # all that decides the figures; JSON can hold it
-  measure: Callable[[dict, Bench], dict]    # settings, workers -> `rows` and `notes`
-  tables: Callable[[dict], list[Table]]     # of the results
-  plot: Callable[[dict], object]            # of the results: a matplotlib Figure
-  torch_modes: tuple[str, ...] = ()         # those of its PyTorch side, if it has one
+  """A group of measurements."""
+  settings: Callable[[Request], dict]     # all that decides the figures; JSON can hold it
+  measure: Callable[[dict, Bench], dict]  # settings, workers -> `rows` and `notes`
+  tables: Callable[[dict], list[Table]]   # of the results
+  plot: Callable[[dict], Figure]          # of the results
+  torch_modes: tuple[str, ...] = ()       # those of its PyTorch side, if it has one
 
 
 def effort(settings: dict) -> Effort:
-  """Gives how much the settings of a suite let measure.
+  """Returns how much is measured under the settings of a suite.
 
   Args:
-    settings: of a suite.
+    settings: of a suite, with `size`, `pairs` and `limit`.
 
   Returns:
-    An Effort.
+    An Effort; without a limit where the settings say `whole`.
   """
   limit = None if settings.get('whole') else settings['limit']
   if settings['size'] == 'smoke':
@@ -71,11 +73,12 @@ def torch_modes(settings: dict, modes: tuple[str, ...]) -> list[str]:
   """
   if not settings['pytorch']:
     return []
-  return [mode for mode in modes if not settings['torch_modes'] or mode in settings['torch_modes']]
+  asked = settings['torch_modes']
+  return [mode for mode in modes if not asked or mode in asked]
 
 
 def without_pytorch(settings: dict, modes: tuple[str, ...]) -> list[str]:
-  """Says that a side is missing.
+  """Returns the note of a report that PyTorch is missing, if it is.
 
   Args:
     settings: of a suite.

@@ -1,16 +1,24 @@
-"""Sides that take turns: warm-up apart, then A B A B ..., so that a machine that slows down slows all of them."""
+"""Sides that take turns: warm-up apart, then A B A B ...
+
+A machine that slows down in the meantime then slows all of them down.
+"""
 import collections
 import statistics
 import time
 
-from benchmarks import workers
+from absl import logging
+
+from benchmarks import formatting, workers
+
+MOST_RUNS_PER_TURN = 100
+TURN_LIMIT = 10  # a run of a turn may take so many times the limit of a first run
 
 
 class Side:
-  """One way of computing one measure: a mode of a worker, which is started when it is needed.
+  """A way of computing a measure: a mode of a worker, which is started when it is needed.
 
   Args:
-    bench: that starts it.
+    bench: starts the worker.
     side: 'jax' or 'pytorch'.
     measure: of the protocol.
     mode: of the worker.
@@ -31,7 +39,7 @@ class Side:
       warmup: runs after the first one; None as the effort has it.
 
     Returns:
-      Whether it works. If not, `record` holds why, as 'skip'.
+      Whether it works. If not, `record` holds the reason as 'skip'.
     """
     effort = self._bench.effort
     self.record, self.setup = {}, {}
@@ -46,7 +54,8 @@ class Side:
       for _ in range(effort.warmup if warmup is None else warmup):
         self._worker.ask({'do': 'run'}, effort.limit)
     except workers.WorkerError as error:
-      self._give_up(f'> {effort.limit:g} s' if str(error).startswith('>') else error)  # the limit is that of them all
+      # The limit is one for setup, first run and warm-up together, whichever of them met it.
+      self._give_up(f'> {effort.limit:g} s' if str(error).startswith('>') else error)
     return self.works
 
   @property
@@ -55,12 +64,12 @@ class Side:
     return 'turns' in self.record
 
   def turn(self) -> None:
-    """Takes its turn: runs for at least `effort.least_seconds`, and records the median."""
+    """Runs for at least `effort.least_seconds`, and records the median."""
     effort, answers, total = self._bench.effort, [], 0.0
     time.sleep(effort.pause)
     try:
-      while not answers or (total < effort.least_seconds and len(answers) < 100):
-        answers.append(self._worker.ask({'do': 'run'}, effort.limit and 10 * effort.limit))
+      while not answers or (total < effort.least_seconds and len(answers) < MOST_RUNS_PER_TURN):
+        answers.append(self._worker.ask({'do': 'run'}, effort.limit and TURN_LIMIT * effort.limit))
         total += answers[-1]['seconds']
     except workers.WorkerError as error:
       self._give_up(error)
@@ -71,7 +80,14 @@ class Side:
     self.record['value'] = answers[-1]['value']
 
   def save(self, path: str) -> None:
-    """Lets the worker write what it has computed; raises WorkerError where it cannot."""
+    """Asks the worker to write what it has computed.
+
+    Args:
+      path: of the npz file.
+
+    Raises:
+      WorkerError: it cannot.
+    """
     self._worker.ask({'do': 'save', 'path': path}, self._bench.effort.limit)
 
   def close(self) -> None:
@@ -81,21 +97,22 @@ class Side:
       self._worker = None
 
   def _give_up(self, error):
-    """A worker that cannot do one thing is not trusted with the next."""
+    """Ends a worker that failed: it is not trusted with another request."""
     self.record = {'skip': str(error)}
     self.close()
 
 
 def in_turn(sides: dict[str, Side], pairs: int) -> dict[str, dict]:
-  """Lets the sides that are prepared take turns.
+  """Runs the sides that are prepared in turn.
 
   Args:
     sides: name -> Side.
     pairs: rounds.
 
   Returns:
-    Name -> its record: `skip`, or `first` (seconds of the first run), `first_value`, `turns` (seconds), `peak_bytes`,
-    `value` and the median, least and greatest turn as `median`, `min` and `max`.
+    Name -> its record: `skip`, or `first` (seconds of the first run), `first_value`, `turns`
+    (seconds), `peak_bytes`, `value` and the median, least and greatest turn as `median`, `min` and
+    `max`.
   """
   for _ in range(pairs):
     for side in sides.values():
@@ -106,7 +123,7 @@ def in_turn(sides: dict[str, Side], pairs: int) -> dict[str, dict]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-  """Gives median, least and greatest.
+  """Computes median, least and greatest.
 
   Args:
     values: at least one.
@@ -128,13 +145,13 @@ def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]
     `median`, `min` and `max` of the quotients.
 
   Raises:
-    ValueError: another number of rounds.
+    ValueError: the numbers of rounds differ.
   """
   return spread([a / b for a, b in zip(numerator, denominator, strict=True)])
 
 
 def strongest(records: dict[str, dict]) -> str | None:
-  """Names the fastest of several sides.
+  """Returns the name of the fastest of several sides.
 
   Args:
     records: name -> record of `in_turn`.
@@ -147,7 +164,7 @@ def strongest(records: dict[str, dict]) -> str | None:
 
 
 def skipped(records: list[dict[str, dict]]) -> list[str]:
-  """Tells once why which side is missing.
+  """Returns the notes of a report that say why sides are missing, each reason once.
 
   Args:
     records: of several measurements, each name -> record.
@@ -155,6 +172,20 @@ def skipped(records: list[dict[str, dict]]) -> list[str]:
   Returns:
     Lines.
   """
-  counts = collections.Counter((name, record['skip']) for each in records for name, record in each.items()
-                               if 'skip' in record)
-  return [f'{name}: {why}' + (f' ({number} times)' if number > 1 else '') for (name, why), number in counts.items()]
+  counts = collections.Counter((name, record['skip']) for each in records
+                               for name, record in each.items() if 'skip' in record)
+  return [f'{name}: {why}' + (f' ({number} times)' if number > 1 else '')
+          for (name, why), number in counts.items()]
+
+
+def log(suite: str, row: dict, records: dict[str, dict]) -> None:
+  """Logs what was just measured.
+
+  Args:
+    suite: its name.
+    row: name -> value of what decides the row.
+    records: of `in_turn`.
+  """
+  logging.info('%s %s: %s', suite, ', '.join(f'{name} {value}' for name, value in row.items()),
+               ', '.join(f'{name} {formatting.seconds(record, 1e3, brief=True)} ms'
+                         for name, record in records.items()))

@@ -1,6 +1,7 @@
 """Worker processes: programs that measure what they are asked for.
 
-A worker reads one JSON object per line and answers each by another; README.md beside this file has the protocol.
+A worker reads one JSON object per line and answers each by another; README.md beside this file has
+the protocol.
 """
 import contextlib
 import json
@@ -20,13 +21,13 @@ from benchmarks import machine
 from mtl_jax.execution import memory
 
 HERE = pathlib.Path(__file__).resolve().parent
-_START_SECONDS = 300  # a worker imports its library in that time
-_END_SECONDS = 5
+_START_SECONDS = 300  # in which a worker must have imported its library
+_END_SECONDS = 5      # in which a worker must end after its input has
 _SHARED = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}  # a GPU is there for both sides
 
 
 class WorkerError(ChildProcessError):
-  """A worker cannot do what it was asked for; one line says why."""
+  """A worker cannot do what it was asked for; the message is one line with the reason."""
 
 
 class Effort(NamedTuple):
@@ -34,7 +35,7 @@ class Effort(NamedTuple):
   pairs: int = 5              # rounds in which every side has its turn
   warmup: int = 1             # runs before that, beside the first one
   least_seconds: float = 0.2  # a turn repeats short runs for so long, and counts their median
-  pause: float = 0.3          # seconds before a turn, in which the threads of the other side go to sleep
+  pause: float = 0.3          # seconds before a turn, for threads of the other side to fall asleep
   limit: float | None = 300   # seconds for a setup with its first run; None for no limit
 
 
@@ -53,14 +54,21 @@ class Worker:
     began = time.monotonic()
     self._errors = tempfile.TemporaryFile()
     try:
-      self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-                                       text=True, env=_SHARED | os.environ | (environment or {}),
-                                       start_new_session=True)
+      self._process = subprocess.Popen(
+          command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+          env=_SHARED | os.environ | (environment or {}), start_new_session=True)
     except OSError as error:
-      raise WorkerError(f'expected a program to run, got {command[0]!r}: {error.strerror}') from error
+      self._errors.close()
+      raise WorkerError(f'expected a program to run, got {command[0]!r}: '
+                        f'{error.strerror}') from error
     self._lines = queue.SimpleQueue()
-    threading.Thread(target=self._read, daemon=True).start()
-    self.about = self._answer(_START_SECONDS)
+    self._reader = threading.Thread(target=self._read, daemon=True)
+    self._reader.start()
+    try:
+      self.about = self._answer(_START_SECONDS)
+    except WorkerError:
+      self.close()
+      raise
     self.start_seconds = time.monotonic() - began
 
   def _read(self):
@@ -76,7 +84,8 @@ class Worker:
       self._kill()
       raise WorkerError(f'> {limit:g} s') from None
     if line is None:
-      raise WorkerError(f'worker ended with status {self._process.wait()}: {self._last_error()}')
+      status = self._process.wait()
+      raise WorkerError(f'worker ended with status {status}: {self._last_error()}')
     return json.loads(line)
 
   def _last_error(self):
@@ -95,21 +104,20 @@ class Worker:
       The answer.
 
     Raises:
-      WorkerError: it declined or failed, ended, or took longer (the message is then '> LIMIT s').
+      WorkerError: it declined, failed, ended, or took longer (the message is then '> LIMIT s').
     """
-    try:
+    with contextlib.suppress(OSError, ValueError):  # it has ended; reading says so
       print(json.dumps(request), file=self._process.stdin, flush=True)
-    except (OSError, ValueError):
-      pass  # it has ended; reading says so
     answer = self._answer(limit)
     if reason := answer.get('skip') or answer.get('error'):
       raise WorkerError(' '.join(reason.split())[:300])
     return answer
 
   def bound_memory(self, more: int) -> None:
-    """Lets the process fail at what it allocates beyond a bound, where the system can (Linux).
+    """Bounds what the process may allocate, where the system can (Linux).
 
-    It can then say so; without a bound the system ends one process or another.
+    It can then report the allocation that failed; without a bound the system ends one process or
+    another.
 
     Args:
       more: bytes, beside what it has by now.
@@ -127,6 +135,9 @@ class Worker:
       self._process.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:
       self._kill()
+    self._reader.join(_END_SECONDS)
+    if not self._reader.is_alive():  # else a process that it started still holds its output open
+      self._process.stdout.close()
     self._errors.close()
 
   def _kill(self):
@@ -136,7 +147,7 @@ class Worker:
 
 
 class Bench:
-  """Starts workers and remembers what they say about themselves.
+  """Starts workers and keeps how they describe themselves, in `about`.
 
   Args:
     commands: side ('jax', 'pytorch') -> its worker's program and arguments.
@@ -159,8 +170,8 @@ class Bench:
     command = self.commands[side]
     if side == 'pytorch' and 'jax' in self.about:  # on the same device, with as many threads
       about = self.about['jax']
-      command = [*command, *(['--device=cuda'] if about['platform'] == 'gpu' else
-                             ['--device=cpu', f'--threads={about["threads"]}'])]
+      on_cpu = ['--device=cpu', f'--threads={about["threads"]}']
+      command = [*command, *(['--device=cuda'] if about['platform'] == 'gpu' else on_cpu)]
     worker = Worker(command, environment)
     self.about[side] = worker.about
     if self.about.get('jax', {}).get('platform') == 'cpu' and (more := memory.free_host_bytes()):
@@ -169,20 +180,23 @@ class Bench:
 
   @property
   def platform(self) -> str:
-    """That of this library's devices: 'cpu', 'gpu' or 'tpu'. A worker tells, as this process leaves devices alone."""
+    """The platform of this library's devices: 'cpu', 'gpu' or 'tpu'.
+
+    A worker names it, as this process does not start JAX's devices.
+    """
     if 'jax' not in self.about:
       self.start('jax').close()
     return self.about['jax']['platform']
 
 
 def commands(torch_python: str | None) -> dict[str, list[str]]:
-  """Gives the programs of the workers.
+  """Returns the programs of the workers.
 
   Args:
     torch_python: a Python with PyTorch, or None for this library alone.
 
   Returns:
-    For `Bench`.
+    Side -> program and arguments, for `Bench`.
   """
   found = {'jax': [sys.executable, '-m', 'benchmarks.ours.worker']}
   if torch_python is not None:

@@ -1,1 +1,4 @@
-"""Entry points, run as `python -m launch.NAME`: absl flags in, one library call out."""
+"""The commands: flags in, one library call out.
+
+From a clone `python -m launch.NAME`; installed `mtl NAME`, where this package is `mtl_jax.launch`.
+"""

@@ -1,84 +1,119 @@
-"""Phase 3: scores a meta-trained (or merely pre-trained) network on tasks of unseen classes.
-
-  python -m launch.meta_test --dataset=fc100 --data_dir=DIR --checkpoint=runs/mtl --num_tasks=600 --protocol=inductive
-"""
+"""Scores a meta-trained (or merely pre-trained) network on tasks of unseen classes (phase 3)."""
+import dataclasses
 import os
+from pathlib import Path
+from typing import Any
 
-from absl import flags
+from absl.flags import FlagValues
 
-from launch.flags import machines, options, session
-from mtl_jax import inner_loop
+from mtl_jax import configs, runs
+from mtl_jax.configs import InnerLoop, MetaTestConfig
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import finished, runs, tables
+from mtl_jax.runs import finished, tables
 
-CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Work directory of a finished meta-training, or of a pre-training '
-                                 '(update θ).')
-NUM_TASKS = flags.DEFINE_integer('num_tasks', 600, 'Number of tasks.', lower_bound=2)
-PROTOCOL = flags.DEFINE_string('protocol', 'inductive', 'inductive: 15 queries per class, running statistics; paper: '
-                               'as many queries as shots, batch statistics, support doubled by flips.')
-QUERY = flags.DEFINE_integer('query', None, 'Query images per class; by default as the protocol says.', lower_bound=1)
-BATCH_STATS = flags.DEFINE_enum('batch_stats', None, ['running', 'batch'], 'Batch norm by running statistics, or by '
-                                'those of support and query apart; by default as the protocol says.')
-FLIP_SUPPORT = flags.DEFINE_bool('flip_support', None, 'Double the support by mirrored images; by default as the '
-                                 'protocol says.')
-ADAPTS = flags.DEFINE_enum('inner', None, list(inner_loop.LOOPS), 'What the inner loop adapts; by default as in '
-                           '--checkpoint.')
-SPLIT = flags.DEFINE_enum('split', 'test', ['train', 'val', 'test'], 'Classes that the tasks come from.')
-INNER_LR = flags.DEFINE_float('inner_lr', None, 'Inner learning rate; by default that of the run in --checkpoint.',
-                              lower_bound=0.0)
-BASELINE = flags.DEFINE_bool('baseline', True, 'Also score the pre-trained features without meta-learning (update θ).')
-flags.adopt_module_key_flags(options)  # --help shows them too
-flags.adopt_module_key_flags(session)
-flags.adopt_module_key_flags(machines)
-flags.mark_flag_as_required('checkpoint')
+from . import command
+from .flags import data, machine, method, network, processes, task
+from .flags.declared import Flag, Groups
+
+EXAMPLES = (
+    ('600 tasks of the test classes of glyphs, 15 queries per class, running statistics:',
+     '--checkpoint=runs/glyphs/mtl'),
+    ("2,000 tasks of FC100 by the paper's protocol:",
+     '--dataset=fc100 --data_dir=DIR --checkpoint=runs/fc100/mtl1 --protocol=paper '
+     '--num_tasks=2000'),
+)
+_AS_PROTOCOL = 'by default as the protocol says.'
+_AS_TRAINED = 'by default as in --checkpoint.'
+FLAGS: Groups = {
+    'task': task.TESTING,
+    'data': (Flag('checkpoint', 'Work directory of a finished meta-training, or of a pre-training '
+                  '(update θ).', Path, shown='DIR', required=True),
+             data.WORKDIR._replace(required=False, help='Directory of the results; by default '
+                                   'meta_test/SETTINGS in --checkpoint.'),
+             *data.SOURCE, *data.CLASSES),
+    'method': (method.ADAPTS._replace(default=None,
+                                      help=f'What the inner loop adapts; {_AS_TRAINED}'),
+               method.INNER_LR._replace(default=None,
+                                        help=f'Inner learning rate (α); {_AS_TRAINED}'),
+               task.TEST_INNER_STEPS._replace(default=None, help='Inner steps; by default as in '
+                                              'the validation of --checkpoint.'),
+               method.BATCH_STATS._replace(default=None, help='Batch norm by running statistics, '
+                                           'or by those of support and query apart; '
+                                           f'{_AS_PROTOCOL}'),
+               *network.kept_from('--checkpoint'),
+               Flag('baseline', 'Also score the pre-trained features without meta-learning '
+                    '(update θ).', bool, True)),
+    'machine': (machine.IMAGES, machine.DEVICES, machine.POOL, *machine.COMPILE_CACHE,
+                *processes.PROCESSES),
+}
+# What goes into the name of the directory if it is given, so that other settings have another.
+_NAMED = ('seed', 'query', 'inner_lr', 'test_inner_steps', 'batch_stats', 'flip_support', 'inner',
+          'feature_norm', 'mirror_features', 'temperature', 'compute_dtype', 'center_crop',
+          'baseline')
 
 
-def run():
+def run(values: FlagValues) -> None:
   """Runs the phase that the flags describe."""
-  if machines.PROFILE.value is not None:
-    raise ValueError('--profile goes with pretrain and meta_train, whose steps it traces')
-  settings = finished.trained_settings(CHECKPOINT.value)
-  way, shot = (_flag_or_trained(name, settings) for name in ('way', 'shot'))
-  fields = meta_test.protocol_settings(PROTOCOL.value, shot)
-  for field, flag in (('query', QUERY), ('batch_stats_mode', BATCH_STATS), ('flip_support', FLIP_SUPPORT)):
-    if flag.value is not None:
-      fields[field] = flag.value
-  trained = settings['config'] if settings['command'] == 'meta_train' else settings['validation']
-  if INNER_LR.value is not None and trained.get('learn_inner_lr', 'fixed') != 'fixed':
-    raise ValueError(f'--inner_lr does not go with {CHECKPOINT.value}, which has learned its inner learning rates')
-  steps = flags.FLAGS['test_inner_steps']
-  config = meta_test.MetaTestConfig(
-      num_tasks=NUM_TASKS.value, way=way, shot=shot,
-      inner_steps=steps.value if steps.present else settings['validation']['inner_steps'],
-      inner_lr=trained['inner_lr'] if INNER_LR.value is None else INNER_LR.value,
-      adapts=ADAPTS.value or trained['adapts'], regularization=trained['regularization'], **fields)
-  name = f'{options.DATASET.value}_{SPLIT.value}_{way}way_{shot}shot_{PROTOCOL.value}_{NUM_TASKS.value}tasks'
-  # What is not at its default goes into the name, so that other settings have a directory of their own.
-  given = [f'{flag}{flags.FLAGS[flag].value}' for flag in
-           ('seed', 'query', 'inner_lr', 'test_inner_steps', 'batch_stats', 'flip_support', 'inner', 'feature_norm',
-            'mirror_features', 'temperature', 'compute_dtype', 'center_crop', 'baseline')
-           if flags.FLAGS[flag].present]
-  name = '_'.join([name, *given])
-  workdir = options.WORKDIR.value or os.path.join(CHECKPOINT.value, 'meta_test', name)
-  results = runs.meta_test_run(options.load_dataset(), checkpoint=CHECKPOINT.value, config=config, split=SPLIT.value,
-                               protocol=PROTOCOL.value, seed=options.SEED.value, workdir=workdir,
-                               baseline=BASELINE.value, readout=options.readout(),
-                               compute_dtype=options.COMPUTE_DTYPE.value, images=options.IMAGES.value,
-                               layout=machines.layout())
+  processes.join(values)
+  config = test_config(values, finished.trained_settings(values.checkpoint))
+  workdir = values.workdir or os.path.join(values.checkpoint, 'meta_test', _name(values, config))
+  results = runs.meta_test_run(
+      data.load_dataset(values), checkpoint=values.checkpoint, config=config, split=values.split,
+      protocol=values.protocol, seed=values.seed, workdir=workdir, baseline=values.baseline,
+      readout=network.readout_options(values), compute_dtype=values.compute_dtype,
+      machine=machine.machine(values))
   rows = [(results['method'], results['accuracy'], results['ci95'])]
   if 'baselines' in results:
-    rows.append(('update θ', *results['baselines']['update_theta'].values()))
-  title = (f'{results["dataset"]} {SPLIT.value}, {way}-way {shot}-shot, {config.query} queries, {PROTOCOL.value}, '
-           f'{NUM_TASKS.value} tasks')
-  tables.show(title, rows)
+    update_theta = results['baselines']['update_theta']
+    rows.append(('update θ', update_theta['accuracy'], update_theta['ci95']))
+  tables.show(f'{results["dataset"]} {values.split}, {config.way}-way {config.shot}-shot, '
+              f'{config.query} queries, {values.protocol}, {config.num_tasks} tasks', rows)
   print(f'{results["seconds"]:.1f} s; written to {os.path.join(workdir, "results.json")}')
 
 
-def _flag_or_trained(name, settings):
-  """The flag if it was given, else what the run was meta-trained for."""
-  flag = flags.FLAGS[name]
-  return flag.value if flag.present else settings['config'].get(name, flag.value)
+def test_config(values: FlagValues, settings: dict[str, Any]) -> MetaTestConfig:
+  """Returns the settings of the test: those of the flags, then of the protocol, then of the run.
 
+  Args:
+    values: parsed flags.
+    settings: of the run in --checkpoint, as in its settings.json.
+
+  Raises:
+    ValueError: --inner_lr with a run that has learned its own rates, or an unknown protocol.
+  """
+  training = settings['command'] == 'meta_train'
+  trained = configs.from_json(InnerLoop, settings['config' if training else 'validation']['inner'])
+  learned = settings['config'].get('learn', {}).get('inner_lr', 'fixed')
+  if values.inner_lr is not None and learned != 'fixed':
+    raise ValueError(f'--inner_lr does not go with {values.checkpoint}, which has learned its '
+                     'inner learning rates')
+  # Steps are those of its validation: in training the loop is short, so that gradients go through.
+  inner = dataclasses.replace(
+      configs.TEST_LOOP, adapts=trained.adapts, lr=trained.lr,
+      steps=settings['validation']['inner']['steps'], regularization=trained.regularization)
+  config = meta_test.apply_protocol(MetaTestConfig(
+      num_tasks=values.num_tasks, inner=inner,
+      way=values.way or settings['config'].get('way', MetaTestConfig.way),
+      shot=values.shot or settings['config'].get('shot', MetaTestConfig.shot)), values.protocol)
+  inner = dataclasses.replace(config.inner, **_given(
+      adapts=values.inner, lr=values.inner_lr, steps=values.test_inner_steps,
+      batch_stats_mode=values.batch_stats))
+  return dataclasses.replace(config, inner=inner, **_given(query=values.query,
+                                                           flip_support=values.flip_support))
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+  return {name: value for name, value in fields.items() if value is not None}
+
+
+def _name(values: FlagValues, config: MetaTestConfig) -> str:
+  name = (f'{values.dataset}_{values.split}_{config.way}way_{config.shot}shot_{values.protocol}_'
+          f'{config.num_tasks}tasks')
+  return '_'.join([name, *(f'{flag}{values[flag].value}' for flag in _NAMED
+                           if values[flag].present)])
+
+
+COMMAND = command.Command('meta-test', __doc__, EXAMPLES, FLAGS, run)
 
 if __name__ == '__main__':
-  session.start(machines.joined(run))
+  command.start(COMMAND)

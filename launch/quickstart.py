@@ -1,98 +1,124 @@
-"""All three phases on the built-in data set, with the rows that tell what meta-transfer brings.
-
-  python -m launch.quickstart --workdir=runs/quickstart
-"""
+"""Runs all three phases on the built-in data set, and shows what meta-transfer brings there."""
+import dataclasses
 import os
 import time
+from typing import Any
 
-from absl import flags, logging
+from absl import logging
+from absl.flags import FlagValues
 
-from launch.flags import options, session
-from mtl_jax import data
-from mtl_jax.phases.meta_test import MetaTestConfig
-from mtl_jax.phases.meta_train import MetaTrainConfig
-from mtl_jax.phases.pretrain import PretrainConfig
-from mtl_jax.runs import runs, tables, workdirs
+from mtl_jax import data, runs
+from mtl_jax.configs import (
+  TEST_LOOP,
+  InnerLoop,
+  Learn,
+  MetaTestConfig,
+  MetaTrainConfig,
+  PretrainConfig,
+)
+from mtl_jax.runs import tables, workdirs
+from mtl_jax.types import Dataset
 
-WORKDIR = options.WORKDIR
-SEED = options.SEED
-PRETRAIN_STEPS = flags.DEFINE_integer('pretrain_steps', 600, 'Optimizer steps of pre-training.', lower_bound=1)
-META_STEPS = flags.DEFINE_integer('meta_steps', 300, 'Outer steps of each meta-training.', lower_bound=1)
-NUM_TASKS = flags.DEFINE_integer('num_tasks', 2000, 'Tasks of each meta-test.', lower_bound=2)
-WIDTH = flags.DEFINE_integer('width', 64, 'Filters of the network (4CONV).', lower_bound=1)
+from . import command
+from .flags import data as data_flags
+from .flags import machine, task
+from .flags.declared import Flag, Groups
+
+EXAMPLES = (
+    ('All of it, some five minutes on two cores:', '--workdir=runs/quickstart'),
+    ('A smaller network and less of everything, for a first look:',
+     '--width=16 --pretrain_steps=200 --meta_steps=60 --num_tasks=500 --workdir=runs/small'),
+)
+FLAGS: Groups = {
+    'task': (task.NUM_TASKS._replace(default=2000, help='Tasks of each meta-test.'), task.SEED),
+    'data': (data_flags.WORKDIR,),
+    'method': (Flag('pretrain_steps', 'Optimizer steps of pre-training.', int, 600, least=1),
+               Flag('meta_steps', 'Outer steps of each meta-training.', int, 300, least=1),
+               Flag('width', 'Filters of the network (4CONV).', int, 64, least=1)),
+    'machine': machine.COMPILE_CACHE,
+}
 
 # Each row: key in results.json, name in the table, what differs from the first row.
-ROWS = (
+ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ('mtl_ht', 'MTL, HT meta-batch: SS[Θ;θ]', {}),
-    ('mtl', 'MTL, meta-batch: SS[Θ;θ]', {'hard_tasks': 0}),
-    ('ft_theta', 'meta-learned head only: FT θ', {'hard_tasks': 0, 'learn': 'head'}),
+    ('mtl', 'MTL, meta-batch: SS[Θ;θ]', {'num_hard_tasks': 0}),
+    ('ft_theta', 'meta-learned head only: FT θ', {'num_hard_tasks': 0, 'learn': Learn('head')}),
 )
+# Scored as it is, for the row without meta-learning.
+_PRETRAIN = 'pretrain'
 INNER_LR = 0.05
+_TEST_LOOP = dataclasses.replace(TEST_LOOP, lr=INNER_LR)
+_VALIDATION = runs.Validation(every=150, num_tasks=500, inner=_TEST_LOOP)
 
 
-def run():
+def run(values: FlagValues) -> None:
   """Runs the three phases and prints the table."""
-  foreign = sorted(flag.name for flag in flags.FLAGS.get_key_flags_for_module(options)
-                   if flag.present and flag.name not in ('workdir', 'seed'))
-  if foreign:
-    raise ValueError(f'quickstart has no --{foreign[0]}: use the launchers of the single phases')
   began = time.monotonic()
-  root = WORKDIR.value
-  settings = {'command': 'quickstart', 'seed': SEED.value, 'pretrain_steps': PRETRAIN_STEPS.value,
-              'meta_steps': META_STEPS.value, 'num_tasks': NUM_TASKS.value, 'width': WIDTH.value}
-  workdirs.claim(root, settings)
-  if workdirs.read_results(root) is not None:
+  root = values.workdir
+  workdirs.claim(root, {'command': 'quickstart'} | {
+      name: values[name].value
+      for name in ('seed', 'pretrain_steps', 'meta_steps', 'num_tasks', 'width')})
+  if workdirs.read_results(root) is None:
+    phases = _phases(values, data.load('glyphs'), root)
+    _write(root, phases, values.seed, time.monotonic() - began)
+  else:
     logging.info('the run in %s is finished: nothing to do', root)
-    return _show(root)
-  glyphs = data.load('glyphs')
-  validation = runs.Validation(every=150, num_tasks=500, inner_lr=INNER_LR)
-  pretrained = os.path.join(root, 'pretrain')
-  phases = {'pretrain': runs.pretrain_run(
-      glyphs, backbone={'name': 'conv4', 'width': WIDTH.value}, seed=SEED.value, workdir=pretrained,
-      config=PretrainConfig(steps=PRETRAIN_STEPS.value, flip=glyphs.flip), validation=validation)}
-  phases['meta_train'], phases['meta_test'] = {}, {}
-  for key, _, changes in ROWS:
-    config = MetaTrainConfig(steps=META_STEPS.value, inner_lr=INNER_LR, flip=glyphs.flip)._replace(**changes)
-    phases['meta_train'][key] = runs.meta_train_run(glyphs, pretrained=pretrained, config=config, seed=SEED.value,
-                                                    validation=validation, workdir=os.path.join(root, key))
-  for key in [row[0] for row in ROWS] + ['pretrain']:
-    phases['meta_test'][key] = runs.meta_test_run(
-        glyphs, checkpoint=os.path.join(root, key), split='test', protocol='inductive', seed=SEED.value,
-        config=MetaTestConfig(num_tasks=NUM_TASKS.value, inner_lr=INNER_LR), baseline=False,
-        workdir=os.path.join(root, f'meta_test_{key}'))
-  _write(root, phases, time.monotonic() - began)
   _show(root)
 
 
-def _write(root, phases, seconds):
+def _phases(values: FlagValues, glyphs: Dataset, root: str) -> dict[str, Any]:
+  """Runs all that is not finished yet: phase -> its results, of the later two for each row."""
+  pretrained = os.path.join(root, _PRETRAIN)
+  pretraining = runs.pretrain_run(
+      glyphs, backbone={'name': 'conv4', 'width': values.width}, validation=_VALIDATION,
+      config=PretrainConfig(steps=values.pretrain_steps, flip=glyphs.flip), seed=values.seed,
+      workdir=pretrained)
+  config = MetaTrainConfig(steps=values.meta_steps, flip=glyphs.flip, inner=InnerLoop(lr=INNER_LR))
+  meta_training = {key: runs.meta_train_run(
+      glyphs, pretrained=pretrained, config=dataclasses.replace(config, **changes),
+      validation=_VALIDATION, seed=values.seed, workdir=os.path.join(root, key))
+                   for key, _, changes in ROWS}
+  test = MetaTestConfig(num_tasks=values.num_tasks, inner=_TEST_LOOP)
+  tests = {key: runs.meta_test_run(
+      glyphs, checkpoint=os.path.join(root, key), config=test, split='test', protocol='inductive',
+      seed=values.seed, workdir=os.path.join(root, f'meta_test_{key}'), baseline=False)
+           for key in (*meta_training, _PRETRAIN)}
+  return {'pretrain': pretraining, 'meta_train': meta_training, 'meta_test': tests}
+
+
+def _write(root: str, phases: dict[str, Any], seed: int, seconds: float) -> None:
   """Writes results.json; `seconds` is all that this process took."""
   tested = phases['meta_test']
+  baselines = {'update_theta' if key == _PRETRAIN else key:
+               {name: tested[key][name] for name in ('accuracy', 'ci95')}
+               for key in ('mtl', 'ft_theta', _PRETRAIN)}
   best = tested['mtl_ht']
-  baselines = {'update_theta' if key == 'pretrain' else key: {k: tested[key][k] for k in ('accuracy', 'ci95')}
-               for key in ('mtl', 'ft_theta', 'pretrain')}
   workdirs.write_results(root, {
-      'command': 'quickstart', 'accuracy': best['accuracy'], 'ci95': best['ci95'], 'baselines': baselines, **phases,
-      'seed': SEED.value, 'seconds': seconds, **workdirs.describe_machine()})
+      'command': 'quickstart', 'accuracy': best['accuracy'], 'ci95': best['ci95'],
+      'baselines': baselines, **phases, 'seed': seed, 'seconds': seconds,
+      **workdirs.describe_machine()})
 
 
-def _show(root):
+def _show(root: str) -> None:
   """Prints the table and the seconds of each phase."""
-  results = workdirs.read_results(root)
+  results = workdirs.read_results(root) or {}
   tested = results['meta_test']
-  names = {key: name for key, name, _ in ROWS} | {'pretrain': 'no meta-learning: update θ'}
-  tables.show(f'glyphs, 5-way 1-shot, 15 queries, inductive, {tested["mtl_ht"]["num_tasks"]} test tasks',
-              [(names[key], tested[key]['accuracy'], tested[key]['ci95']) for key in names])
+  names = {key: name for key, name, _ in ROWS} | {_PRETRAIN: 'no meta-learning: update θ'}
+  num_tasks = tested['mtl_ht']['num_tasks']
+  tables.show(f'glyphs, 5-way 1-shot, 15 queries, inductive, {num_tasks} test tasks',
+              [(name, tested[key]['accuracy'], tested[key]['ci95'])
+               for key, name in names.items()])
   spent = {'pre-training': results['pretrain']['seconds'],
-           'meta-training': sum(result['seconds'] for result in results['meta_train'].values()),
-           'meta-test': sum(result['seconds'] for result in tested.values())}
-  print('  '.join(f'{name} {value:.0f} s' for name, value in spent.items()) + f'  in all {results["seconds"]:.0f} s')
+           'meta-training': sum(row['seconds'] for row in results['meta_train'].values()),
+           'meta-test': sum(row['seconds'] for row in tested.values())}
+  print('  '.join(f'{name} {seconds:.0f} s' for name, seconds in spent.items()) +
+        f'  in all {results["seconds"]:.0f} s')
   print(f'written to {os.path.join(root, "results.json")}')
 
 
-flags.declare_key_flag('workdir')
-flags.declare_key_flag('seed')
-flags.adopt_module_key_flags(session)
-flags.mark_flag_as_required('workdir')
+COMMAND = command.Command(
+    'quickstart', __doc__, EXAMPLES, FLAGS, run,
+    otherwise='it has settings of its own; use the commands of the single phases')
 
 if __name__ == '__main__':
-  session.start(run)
+  command.start(COMMAND)

@@ -1,118 +1,140 @@
-"""Reproduces a published table, or the plot of hard tasks: ours under both protocols beside the published figures.
+"""Reproduces a published table, or the plot of hard tasks: ours beside the published figures.
 
-  python -m launch.reproduce --table=ablation --budget=smoke --workdir=runs/ablation
-  python -m launch.reproduce --table=fc100 --budget=cpu --data_dir=DIR --workdir=runs/fc100_table
-
-Pre-trains once, then runs the rows. Each row is a work directory of its own under --workdir: given again, the same
-command goes on where it was stopped. Writes `table.md`, `results.json` and, for --table=curves, `curves_1shot.png` and
-`.svg`.
+Pre-trains once, then runs the rows, each in a work directory of its own under --workdir: given
+again, the same command goes on where it was stopped. Writes `table.md`, `results.json` and, for
+--table=curves, `curves_1shot.png` and `.svg`.
 """
 import os
+from pathlib import Path
 
-from absl import flags
+from absl.flags import FlagValues
 
-from launch.flags import options, session
-from launch.reproduction import budgets, published, report, rows
-from mtl_jax import data
+from mtl_jax import data as data_sets
 from mtl_jax.runs import finished
 
-TABLE = flags.DEFINE_enum('table', None, list(rows.TABLES), 'What to reproduce: the rows MTL and HT of a main '
-                          'table, the ablation (7 rows with and without hard tasks), or accuracy against '
-                          'meta-iterations with and without hard tasks. It decides --dataset unless that is given '
-                          '(fc100 where the paper has several), save for --budget=smoke, which has glyphs.')
-BUDGET = flags.DEFINE_enum('budget', None, list(budgets.BUDGETS), 'How much work: smoke, minutes on glyphs; cpu, about '
-                           'two hours on two cores with FC100 and 4CONV; full, ResNet-12, for an accelerator.')
-SHOTS = flags.DEFINE_list('shots', None, 'Support images per class (K), one table for each; by default as published, '
-                          'but 1 for the curves and for the smaller budgets of the ablation.')
-NUM_SEEDS = flags.DEFINE_integer('num_seeds', 1, 'Seeds of each row, from --seed on: of meta-training and test tasks. '
-                                 'All of them go on from one pre-training.', lower_bound=1)
-PRETRAINED = flags.DEFINE_string('pretrained', None, 'Work directory of a finished pre-training to take instead of '
-                                 'that of the budget.')
-WIDTH = flags.DEFINE_integer('width', None, 'Channels of the first block of the network; by default as published.',
-                             lower_bound=1)
-PRETRAIN_STEPS = flags.DEFINE_integer('pretrain_steps', None, 'Optimizer steps of pre-training; by default as the '
-                                      'budget has it.', lower_bound=1)
-META_STEPS = flags.DEFINE_integer('meta_steps', None, 'Outer steps of each meta-training; by default as the budget has '
-                                  'it.', lower_bound=1)
-NUM_TASKS = flags.DEFINE_integer('num_tasks', None, 'Tasks of each meta-test; by default as the budget has it.',
-                                 lower_bound=2)
-_SHARED = ('dataset', 'data_dir', 'cache_dir', 'image_size', 'center_crop', 'split_file', 'skip_broken_images',
-           'images', 'seed', 'workdir')
+from . import command
+from .flags import data, machine, network, task
+from .flags.declared import Flag, Groups
+from .reproduction import budgets, paper, presentation, rows
+
+EXAMPLES = (
+    ('All rows of the ablation on glyphs, half an hour on two cores:',
+     '--table=ablation --budget=smoke --workdir=runs/ablation'),
+    ('FC100 with 4CONV, an hour and a half on two cores:',
+     '--table=fc100 --budget=cpu --data_dir=DIR --workdir=runs/fc100_table'),
+)
+FLAGS: Groups = {
+    'task': (Flag('table', 'The rows MTL and HT of a main table; the ablation, 7 rows with and '
+                  'without hard tasks; or accuracy against meta-iterations.',
+                  rows.TABLES, required=True),
+             Flag('shots', 'Support images per class (K), one table for each; by default as '
+                  'published, but 1 for the curves and small ablations.', list),
+             Flag('num_seeds', 'Seeds of each row, from --seed on, over one pre-training.', int, 1,
+                  least=1),
+             task.SEED,
+             task.NUM_TASKS._replace(default=None, help='Tasks of each meta-test; by default as '
+                                     'the budget has it.')),
+    'data': (data.WORKDIR,
+             Flag('pretrained', 'Work directory of a finished pre-training to take instead.', Path,
+                  shown='DIR'),
+             data.DATASET._replace(default=None,
+                                   help=f'Data set: one of {", ".join(data_sets.NAMES)}; by '
+                                   'default that of --table (of several fc100), and glyphs for '
+                                   '--budget=smoke.'),
+             *data.SOURCE[1:]),
+    'method': (Flag('budget', 'smoke: minutes on glyphs; cpu: two hours on two cores with FC100 '
+                    'and 4CONV; full: ResNet-12, for an accelerator.',
+                    tuple(budgets.BUDGETS), required=True),
+               network.WIDTH,
+               Flag('pretrain_steps', 'Optimizer steps of pre-training; by default as the budget '
+                    'has it.', int, least=1),
+               Flag('meta_steps', 'Outer steps of each meta-training; by default as the budget has '
+                    'it.', int, least=1)),
+    'machine': (machine.IMAGES, *machine.COMPILE_CACHE),
+}
+# Those that a command line has to say for the figures to be found again.
+_SAID = ('width', 'pretrain_steps', 'meta_steps', 'num_tasks', 'image_size', 'center_crop')
 
 
-def run():
+def run(values: FlagValues) -> None:
   """Reproduces what the flags name and prints the table."""
-  request = _request()
-  flags.FLAGS.set_default('dataset', request.dataset)
-  results = rows.reproduce(request, options.load_dataset(), workdir=options.WORKDIR.value,
-                                   command=_command(request), images=options.IMAGES.value)
-  report.show(results)
-  print(f'written to {os.path.join(options.WORKDIR.value, "table.md")}')
+  request = request_of(values)
+  results = rows.reproduce(
+      request, data.load_dataset(values, request.dataset), workdir=values.workdir,
+      command=_command_line(values, request), machine=machine.machine(values))
+  presentation.show(results)
+  print(f'written to {os.path.join(values.workdir, "table.md")}')
 
 
-def _request():
-  """What the flags name; whatever is wrong with them is found here, before data is read."""
-  foreign = sorted(flag.name for flag in flags.FLAGS.get_key_flags_for_module(options)
-                   if flag.present and flag.name not in _SHARED)
-  if foreign:
-    raise ValueError(f'reproduce has no --{foreign[0]}: the budget decides; or use the launchers of the single phases')
-  table, budget = TABLE.value, _budget()
-  own = table if table in published.SHOTS else 'fc100'
-  dataset = options.DATASET.value if flags.FLAGS['dataset'].present else budget.dataset or own
-  if dataset not in data.NAMES:
-    raise ValueError(f'unknown data set {dataset!r}; expected one of {", ".join(data.NAMES)}')
-  if PRETRAINED.value is not None:
-    if PRETRAIN_STEPS.value or WIDTH.value:
-      raise ValueError('--pretrain_steps and --width do not go with --pretrained, which is trained already')
-    finished.trained_settings(PRETRAINED.value)
-  seeds = tuple(range(options.SEED.value, options.SEED.value + NUM_SEEDS.value))
-  return rows.Request(table, BUDGET.value, budget, dataset, _shots(table, dataset, own, budget), seeds,
-                              PRETRAINED.value)
+def request_of(values: FlagValues) -> rows.Request:
+  """Returns what the flags name.
+
+  Args:
+    values: parsed flags.
+
+  Raises:
+    ValueError: flags that do not go together; before data is read.
+    FileNotFoundError: --pretrained is no finished run.
+  """
+  table, budget = values.table, _budget(values)
+  published = table if table in paper.SHOTS else 'fc100'
+  dataset = values.dataset or budget.dataset or published
+  if dataset not in data_sets.NAMES:
+    raise ValueError(f'unknown data set {dataset!r}; expected one of '
+                     f'{", ".join(data_sets.NAMES)}')
+  if values.pretrained is not None:
+    if values.pretrain_steps or values.width:
+      raise ValueError('--pretrain_steps and --width do not go with --pretrained, which is trained '
+                       'already')
+    finished.trained_settings(values.pretrained)
+  seeds = tuple(range(values.seed, values.seed + values.num_seeds))
+  shots = _shots(values, budget, paper.SHOTS.get(dataset, paper.SHOTS[published]))
+  return rows.Request(table, values.budget, budget, dataset, shots, seeds, values.pretrained)
 
 
-def _budget():
+def _budget(values: FlagValues) -> budgets.Budget:
   """The budget with what the flags put in its place."""
-  budget = budgets.BUDGETS[BUDGET.value]
-  if PRETRAIN_STEPS.value:
-    budget = budget._replace(pretrain=(*budget.pretrain, f'--steps={PRETRAIN_STEPS.value}'))
-  if WIDTH.value:
-    budget = budget._replace(pretrain=(*budget.pretrain, f'--width={WIDTH.value}'))
-  if META_STEPS.value:
-    parts = ('one_shot', 'more_shots', 'network_loop')
-    budget = budget._replace(**{name: (*getattr(budget, name), f'--steps={META_STEPS.value}') for name in parts})
-  if NUM_TASKS.value:
-    budget = budget._replace(num_tasks=NUM_TASKS.value, network_loop_tasks=NUM_TASKS.value)
+  budget = budgets.BUDGETS[values.budget]
+  if values.pretrain_steps:
+    budget = budget._replace(pretrain=(*budget.pretrain, f'--steps={values.pretrain_steps}'))
+  if values.width:
+    budget = budget._replace(pretrain=(*budget.pretrain, f'--width={values.width}'))
+  if values.meta_steps:
+    steps = f'--steps={values.meta_steps}'
+    budget = budget._replace(one_shot=(*budget.one_shot, steps),
+                             more_shots=(*budget.more_shots, steps),
+                             network_loop=(*budget.network_loop, steps))
+  if values.num_tasks:
+    budget = budget._replace(num_tasks=values.num_tasks, network_loop_tasks=values.num_tasks)
   return budget
 
 
-def _shots(table, dataset, own, budget):
-  if SHOTS.value is None:
-    if table == 'curves':
+def _shots(values: FlagValues, budget: budgets.Budget, published: tuple[int, ...]
+           ) -> tuple[int, ...]:
+  if values.shots is None:
+    if values.table == 'curves':
       return (1,)
-    all_of_them = published.SHOTS.get(dataset, published.SHOTS[own])
-    return budget.ablation_shots or all_of_them if table == 'ablation' else all_of_them
-  shots = tuple(int(text) if text.isdecimal() else 0 for text in SHOTS.value)
+    return (budget.ablation_shots or published) if values.table == 'ablation' else published
+  shots = tuple(int(text) if text.isdecimal() else 0 for text in values.shots)
   if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
     raise ValueError('expected --shots to be different numbers of at least 1, such as 1,5, got '
-                     f'{",".join(SHOTS.value)!r}')
+                     f'{",".join(values.shots)!r}')
   return shots
 
 
-def _command(request):
+def _command_line(values: FlagValues, request: rows.Request) -> str:
   """The command line, without where things lie on this machine."""
-  given = [f'--table={request.table}', f'--budget={request.budget_name}', f'--dataset={request.dataset}',
-           f'--shots={",".join(str(shot) for shot in request.shots)}', f'--seed={request.seeds[0]}',
-           f'--num_seeds={len(request.seeds)}']
-  others = ('width', 'pretrain_steps', 'meta_steps', 'num_tasks', 'image_size', 'center_crop')
-  given += [f'--{name}={flags.FLAGS[name].value}' for name in others if flags.FLAGS[name].value is not None]
+  given = [f'--table={request.table}', f'--budget={request.budget_name}',
+           f'--dataset={request.dataset}', f'--shots={",".join(map(str, request.shots))}',
+           f'--seed={request.seeds[0]}', f'--num_seeds={len(request.seeds)}']
+  given += [f'--{name}={values[name].value}' for name in _SAID if values[name].value is not None]
   given += ['--pretrained=PRE'] if request.pretrained else []
   return ' '.join(['python -m launch.reproduce', *given, '--workdir=DIR'])
 
 
-for _name in _SHARED:
-  flags.declare_key_flag(_name)
-flags.adopt_module_key_flags(session)
-flags.mark_flags_as_required(['table', 'budget', 'workdir'])
+COMMAND = command.Command(
+    'reproduce', __doc__, EXAMPLES, FLAGS, run,
+    otherwise='the budget decides; or use the commands of the single phases')
 
 if __name__ == '__main__':
-  session.start(run)
+  command.start(COMMAND)

@@ -2,11 +2,10 @@
 import jax
 import jax.numpy as jnp
 
-from mtl_jax import sharding
-from mtl_jax.types import Episode
+from mtl_jax.types import Array, Episode, Normalization, TaskKeys
 
 
-def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
+def random_crop(key: Array, images: Array, padding: int) -> jax.Array:
   """Pads with zeros on every side and crops back at a random place, another for each image.
 
   Args:
@@ -18,18 +17,19 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     [B, H, W, C], of the same dtype.
   """
   if padding == 0:
-    return images
+    return jnp.asarray(images)
   batch, height, width, _ = images.shape
   padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
   offsets = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
 
   def crop(image, offset):
-    return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (height, width, image.shape[2]))
+    corner = (offset[0], offset[1], 0)
+    return jax.lax.dynamic_slice(image, corner, (height, width, image.shape[2]))
 
   return jax.vmap(crop)(padded, offsets)
 
 
-def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+def random_flip(key: Array, images: Array) -> jax.Array:
   """Mirrors each image left to right with probability 1/2.
 
   Args:
@@ -43,8 +43,8 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
   return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
-def quarter_turns(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Turns the first quarter of a batch by 0, the second by 90, the third by 180 and the last by 270 degrees.
+def quarter_turns(images: Array) -> tuple[jax.Array, jax.Array]:
+  """Turns the first quarter of a batch by 0, the second by 90, then by 180 and 270 degrees.
 
   A batch comes in random order, so no random number is needed.
 
@@ -61,15 +61,17 @@ def quarter_turns(images: jax.Array) -> tuple[jax.Array, jax.Array]:
   if height != width:
     raise ValueError(f'expected square images to turn, got {height}x{width}')
   turns = jnp.arange(batch, dtype=jnp.int32) * 4 // batch
-  parts = [jnp.rot90(images[-(-k * batch // 4):-(-(k + 1) * batch // 4)], k, (1, 2)) for k in range(4)]
+  bounds = [-(-k * batch // 4) for k in range(5)]
+  parts = [jnp.rot90(images[bounds[k]:bounds[k + 1]], k, (1, 2)) for k in range(4)]
   return jnp.concatenate(parts), turns
 
 
-def color_jitter(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
-  """Changes brightness, contrast and saturation of each image by factors uniform in [1 - strength, 1 + strength].
+def color_jitter(key: Array, images: Array, strength: float) -> jax.Array:
+  """Changes brightness, contrast and saturation of each image at random.
 
-  Brightness scales all values; contrast scales their distance from the mean of the image; saturation that from the
-  mean of the pixel's channels. In this order, then cut off at black and white.
+  Each changes by a factor uniform in [1 - strength, 1 + strength]. Brightness scales all values;
+  contrast scales their distance from the mean of the image; saturation that from the mean of the
+  pixel's channels. In this order, then cut off at black and white.
 
   Args:
     key: consumed.
@@ -80,8 +82,9 @@ def color_jitter(key: jax.Array, images: jax.Array, strength: float) -> jax.Arra
     uint8 [B, H, W, C].
   """
   if strength == 0:
-    return images
-  factors = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1), minval=1 - strength, maxval=1 + strength)
+    return jnp.asarray(images)
+  shape = (3, images.shape[0], 1, 1, 1)
+  factors = jax.random.uniform(key, shape, minval=1 - strength, maxval=1 + strength)
   x = images * factors[0]
   for factor, axes in ((factors[1], (1, 2, 3)), (factors[2], (3,))):
     mean = jnp.mean(x, axis=axes, keepdims=True)
@@ -89,7 +92,7 @@ def color_jitter(key: jax.Array, images: jax.Array, strength: float) -> jax.Arra
   return jnp.clip(jnp.round(x), 0, 255).astype(jnp.uint8)
 
 
-def crop_and_flip(key: jax.Array, images: jax.Array, *, padding: int, flip: bool) -> jax.Array:
+def crop_and_flip(key: Array, images: Array, *, padding: int, flip: bool) -> jax.Array:
   """Applies the standard augmentation of pre-training: a random crop, then perhaps a random flip.
 
   Args:
@@ -102,50 +105,45 @@ def crop_and_flip(key: jax.Array, images: jax.Array, *, padding: int, flip: bool
     [B, H, W, C], of the same dtype.
   """
   crop_key, flip_key = jax.random.split(key)
-  images = random_crop(crop_key, images, padding)
-  return random_flip(flip_key, images) if flip else images
+  cropped = random_crop(crop_key, images, padding)
+  return random_flip(flip_key, cropped) if flip else cropped
 
 
-def normalize(images: jax.Array, mean: jax.Array | None, std: jax.Array | None) -> jax.Array:
+def normalize(images: Array, normalization: Normalization | None) -> jax.Array:
   """Maps bytes to zero mean and unit variance per channel: (x / 255 - mean) / std.
 
   Args:
     images: uint8 [B, H, W, C].
-    mean: [C], in [0, 1]; None where a network has gone over the images already (`mtl_jax.execution.frozen_prefix`), and nothing is
-      left to do.
-    std: [C], in [0, 1], or None.
+    normalization: mean and deviation of images / 255. None where a network has gone over the images
+      already (`execution.frozen_prefix`): they come back as they are.
 
   Returns:
     float32 [B, H, W, C].
   """
-  if mean is None:
-    return images
-  scale = 1 / (255 * jnp.asarray(std, jnp.float32))
-  return images.astype(jnp.float32) * scale - jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
+  if normalization is None:
+    return jnp.asarray(images)
+  # Pixels x channels against channels: the axes in front are spelt out.
+  mean, std = (jnp.asarray(moment, jnp.float32)[None, None, None] for moment in normalization)
+  scale = 1 / (255 * std)
+  return jnp.asarray(images).astype(jnp.float32) * scale - mean / std
 
 
-def augment_tasks(key: jax.Array, tasks: Episode, mean: jax.Array, std: jax.Array, *, padding: int,
-                  flip: bool, layout: sharding.Layout | None = None) -> Episode:
-  """Crops, flips and normalises the images of one meta-batch, support and query apart.
+def augment_tasks(keys: TaskKeys, tasks: Episode, normalization: Normalization | None, *,
+                  padding: int, flip: bool) -> Episode:
+  """Crops, flips and normalises the images of tasks, support and query apart.
 
   Args:
-    key: of the outer step, as `episodes.draw_meta_batch` takes it: that uses the first two of the four keys of each
-      task, this the other two.
+    keys: of the same tasks [tasks]; `augment_support` and `augment_query` are consumed.
     tasks: Episodes stacked along axis 0, with uint8 images.
-    mean: [C], of images / 255.
-    std: [C], of images / 255.
+    normalization: as in `normalize`.
     padding: pixels on each side before the crop.
     flip: whether a mirrored image is still of its class.
-    layout: of the devices, where `tasks` are those of one of several; None: they are all.
 
   Returns:
     The same Episodes with float32 images.
   """
-  def one_task(key, task):
-    _, _, support_key, query_key = jax.random.split(key, 4)
-    support, query = (normalize(crop_and_flip(k, images, padding=padding, flip=flip), mean, std)
-                      for k, images in ((support_key, task.support_images), (query_key, task.query_images)))
-    return task._replace(support_images=support, query_images=query)
+  def augmented(key, images):
+    return normalize(crop_and_flip(key, images, padding=padding, flip=flip), normalization)
 
-  num_tasks = tasks.class_ids.shape[0] * (1 if layout is None else layout.size)
-  return jax.vmap(one_task)(sharding.own(jax.random.split(key, num_tasks), layout), tasks)
+  return tasks._replace(support=jax.vmap(augmented)(keys.augment_support, tasks.support),
+                        query=jax.vmap(augmented)(keys.augment_query, tasks.query))

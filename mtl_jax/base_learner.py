@@ -1,20 +1,24 @@
 """θ, the linear base-learner, and its inner loop: the second idea of meta-transfer learning.
 
-Everything here is for ONE episode with N classes, n support and m query images of d features; `jax.vmap` makes it
-many. `adapt` runs gradient descent in its exact dual form: W stays in the span of the support features, so the loop
-works on [n, N] logits and never touches a [d, N] matrix. `adapt_primal` is its readable twin and test oracle.
+Everything here is for ONE episode with N classes, n support and m query images of d features;
+`jax.vmap` makes it many. `adapt` runs gradient descent in its exact dual form: W stays in the span
+of the support features, so the loop works on [n, N] logits and never touches a [d, N] matrix.
+`adapt_primal` is its readable twin and test oracle.
 """
+import typing
+
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.types import AdaptResult, BaseLearner
+from mtl_jax.configs import GradientOrder
+from mtl_jax.types import AdaptResult, Array, BaseLearner
 
 
 def init(feature_dim: int, way: int) -> BaseLearner:
   """Makes the classifier that prefers no class: all zeros.
 
-  An episode numbers its classes at random, so no start is better than the symmetric one before meta-training;
-  its first gradient step points at the differences of the class means.
+  An episode numbers its classes at random, so no start is better than the symmetric one before
+  meta-training; its first gradient step points at the differences of the class means.
 
   Args:
     feature_dim: d, width of the features.
@@ -26,7 +30,7 @@ def init(feature_dim: int, way: int) -> BaseLearner:
   return BaseLearner(jnp.zeros((feature_dim, way)), jnp.zeros((way,)))
 
 
-def logits(base_learner: BaseLearner, features: jax.Array) -> jax.Array:
+def logits(base_learner: BaseLearner, features: Array) -> jax.Array:
   """Scores features linearly: E W + b.
 
   Args:
@@ -36,10 +40,10 @@ def logits(base_learner: BaseLearner, features: jax.Array) -> jax.Array:
   Returns:
     Logits [n, N].
   """
-  return _product(features, base_learner.kernel) + base_learner.bias
+  return _product(features, base_learner.kernel) + base_learner.bias[None]
 
 
-def cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(scores: Array, labels: Array) -> jax.Array:
   """Averages the negative log likelihood of the true classes.
 
   Args:
@@ -53,17 +57,18 @@ def cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
   return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
 
-def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels: jax.Array,
-          query_features: jax.Array, *, inner_lr: jax.Array | float, num_steps: int,
-          gradient_order: str = 'second', regularization: jax.Array | float = 0.0) -> AdaptResult:
+def adapt(base_learner: BaseLearner, support_features: Array, support_labels: Array,
+          query_features: Array, *, inner_lr: Array | float, num_steps: int,
+          gradient_order: GradientOrder = 'second',
+          regularization: Array | float = 0.0) -> AdaptResult:
   """Adapts θ to the support set by gradient descent, in dual form, and scores the query set.
 
       G = E_s E_sᵀ + 1,  A_0 = 0
       Z_t = E_s W + b - G A_t,  R_t = (softmax(Z_t) - Y) / n,  A_{t+1} = A_t + α_t (R_t - λ A_t)
       W' = W - E_sᵀ A,  b' = b - 1ᵀ A,  query logits = E_q W' + b'
 
-  This equals `num_steps` steps θ' <- θ' - α ∇ (L_support(θ') + λ/2 |θ' - θ|²). Memory for gradients through it is
-  [num_steps, n, N]; compile time does not depend on `num_steps`.
+  This equals `num_steps` steps θ' <- θ' - α ∇ (L_support(θ') + λ/2 |θ' - θ|²). Memory for
+  gradients through it is [num_steps, n, N]; compile time does not depend on `num_steps`.
 
   Args:
     base_learner: θ, kernel [d, N] and bias [N].
@@ -72,24 +77,29 @@ def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels
     query_features: [m, d].
     inner_lr: α, a scalar or one per step [num_steps]; differentiable in 'second' order.
     num_steps: T, at least 1.
-    gradient_order: 'second' differentiates through the loop. 'first' holds the adaptation W' - W, b' - b constant:
-      θ receives the gradient at θ', and the features are differentiated on the query side alone. 'implicit'
-      differentiates the minimum that the loop has reached, by the implicit function theorem: exact where it has
-      converged, with memory that does not depend on the steps; α then receives no gradient.
+    gradient_order: 'second' differentiates through the loop. 'first' holds the adaptation W' - W,
+      b' - b constant: θ receives the gradient at θ', and the features are differentiated on the
+      query side alone. 'implicit' differentiates the minimum that the loop has reached, by the
+      implicit function theorem: exact where it has converged, with memory that does not depend on
+      the steps; α then receives no gradient.
     regularization: λ, pull towards θ; above 0 for 'implicit', where the minimum must be one point.
 
   Returns:
-    AdaptResult of the adapted classifier, query logits [m, N] and the support loss before each step [num_steps].
+    AdaptResult of the adapted classifier, query logits [m, N] and the support loss before each
+    step [num_steps].
 
   Raises:
-    ValueError: shapes that do not fit, fewer than one step, an unknown gradient order, 'implicit' without
-      regularization.
+    ValueError: shapes that do not fit, fewer than one step, an unknown gradient order, 'implicit'
+      without regularization.
 
-  References: Sun et al., CVPR 2019, section 4.2, equation 2; implicit: Rajeswaran et al., NeurIPS 2019.
+  References: Sun et al., CVPR 2019, section 4.2, equation 2; implicit: Rajeswaran et al.,
+    NeurIPS 2019.
   """
-  _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order, regularization)
+  _check_shapes(base_learner, support_features, support_labels, query_features)
+  _check_loop(num_steps, gradient_order, regularization)
   rates = rates_per_step(inner_lr, num_steps, jnp.result_type(support_features))
-  targets = jax.nn.one_hot(support_labels, base_learner.bias.shape[0], dtype=support_features.dtype)
+  way, dtype = base_learner.bias.shape[0], support_features.dtype
+  targets = jax.nn.one_hot(support_labels, way, dtype=dtype)
   start = logits(base_learner, support_features)
   gram = _product(support_features, support_features.T) + 1
 
@@ -105,16 +115,22 @@ def adapt(base_learner: BaseLearner, support_features: jax.Array, support_labels
   if gradient_order == 'first':
     dual, span = jax.lax.stop_gradient((dual, span))
   if gradient_order == 'implicit':
-    dual = _implicit(lambda a: slope(a, start - _product(gram, a)), jax.lax.stop_gradient(dual))
-  # Queries meet the adapted classifier, at m d N multiply-adds; their products with the support would take m d n.
-  adapted = BaseLearner(base_learner.kernel - _product(span.T, dual), base_learner.bias - jnp.sum(dual, axis=0))
+    solution = jax.lax.stop_gradient(dual)
+    dual = _implicit(lambda a: slope(a, start - _product(gram, a)), solution)
+  # Queries meet the adapted classifier, at m d N multiply-adds; their products with the support,
+  # H = E_q E_sᵀ + 1, would take m d n.
+  adapted = BaseLearner(base_learner.kernel - _product(span.T, dual),
+                        base_learner.bias - jnp.sum(dual, axis=0))
   return AdaptResult(adapted, logits(adapted, query_features), losses)
 
 
-def adapt_primal(base_learner: BaseLearner, support_features: jax.Array, support_labels: jax.Array,
-                 query_features: jax.Array, *, inner_lr: jax.Array | float, num_steps: int,
-                 gradient_order: str = 'second', regularization: jax.Array | float = 0.0) -> AdaptResult:
-  """Adapts θ by the loop as the paper writes it: θ' <- θ' - α ∇ L_support(θ'). Equal to `adapt`, and slower.
+def adapt_primal(base_learner: BaseLearner, support_features: Array, support_labels: Array,
+                 query_features: Array, *, inner_lr: Array | float, num_steps: int,
+                 gradient_order: GradientOrder = 'second',
+                 regularization: Array | float = 0.0) -> AdaptResult:
+  """Adapts θ by the loop as the paper writes it: equal to `adapt`, and slower.
+
+      θ' <- θ' - α ∇ L_support(θ')
 
   Args:
     base_learner: θ, kernel [d, N] and bias [N].
@@ -134,9 +150,11 @@ def adapt_primal(base_learner: BaseLearner, support_features: jax.Array, support
 
   References: Sun et al., CVPR 2019, section 4.2, equation 2.
   """
-  _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order, regularization)
+  _check_shapes(base_learner, support_features, support_labels, query_features)
+  _check_loop(num_steps, gradient_order, regularization)
   if gradient_order == 'implicit':
-    raise ValueError("expected gradient_order 'first' or 'second' of the primal loop, got 'implicit'")
+    raise ValueError("expected gradient_order 'first' or 'second' of the primal loop, got "
+                     "'implicit'")
   rates = rates_per_step(inner_lr, num_steps, jnp.result_type(support_features))
 
   def support_loss(theta):
@@ -144,18 +162,19 @@ def adapt_primal(base_learner: BaseLearner, support_features: jax.Array, support
 
   def step(theta, rate):
     loss, gradient = jax.value_and_grad(support_loss)(theta)
-    return jax.tree.map(lambda p, g, p0: p - rate * (g + regularization * (p - p0)), theta, gradient,
-                        base_learner), loss
+    return jax.tree.map(lambda p, g, p0: p - rate * (g + regularization * (p - p0)),
+                        theta, gradient, base_learner), loss
 
   adapted, losses = jax.lax.scan(step, base_learner, rates)
   if gradient_order == 'first':
-    constant = jax.lax.stop_gradient(jax.tree.map(jnp.subtract, adapted, base_learner))
-    adapted = jax.tree.map(jnp.add, base_learner, constant)
+    change = jax.tree.map(jnp.subtract, adapted, base_learner)
+    adapted = jax.tree.map(jnp.add, base_learner, jax.lax.stop_gradient(change))
   return AdaptResult(adapted, logits(adapted, query_features), losses)
 
 
-def rates_per_step(inner_lr: jax.Array | float, num_steps: int, dtype) -> jax.Array:
-  """Gives the learning rate of each inner step.
+def rates_per_step(inner_lr: Array | float, num_steps: int, dtype: jax.typing.DTypeLike
+                   ) -> jax.Array:
+  """Broadcasts the learning rate of the inner loop to its steps.
 
   Args:
     inner_lr: α, a scalar or one per step [num_steps].
@@ -170,12 +189,16 @@ def rates_per_step(inner_lr: jax.Array | float, num_steps: int, dtype) -> jax.Ar
   """
   rates = jnp.asarray(inner_lr, dtype)
   if rates.shape not in ((), (num_steps,)):
-    raise ValueError(f'expected inner_lr to be a scalar or of shape ({num_steps},), got shape {rates.shape}')
+    raise ValueError(f'expected inner_lr to be a scalar or of shape ({num_steps},), got shape '
+                     f'{rates.shape}')
   return jnp.broadcast_to(rates, (num_steps,))
 
 
 def _implicit(slope, solution):
-  """The minimum as a function of what `slope` closes over: its value is `solution`, its gradient that of slope = 0."""
+  """The minimum as a function of what `slope` closes over.
+
+  Its value is `solution`; its gradient is that of the equation slope = 0.
+  """
   def solve_linear(linear, right):
     units = jnp.eye(right.size, dtype=right.dtype).reshape(-1, *right.shape)
     columns = jax.vmap(linear)(units).reshape(right.size, right.size)
@@ -185,21 +208,30 @@ def _implicit(slope, solution):
 
 
 def _product(a, b):
-  # Accelerators round float32 factors unless told not to, and a hundred steps would add that up; these are tiny.
+  # Accelerators round float32 factors unless told not to, and a hundred steps would add that up;
+  # these products are small.
   return jnp.matmul(a, b, precision='highest')
 
 
-def _check(base_learner, support_features, support_labels, query_features, num_steps, gradient_order, regularization):
+def _check_shapes(base_learner, support_features, support_labels, query_features):
   feature_dim = base_learner.kernel.shape[0]
-  for name, features in (('support_features', support_features), ('query_features', query_features)):
+  named = (('support_features', support_features), ('query_features', query_features))
+  for name, features in named:
     if features.ndim != 2 or features.shape[1] != feature_dim:
-      raise ValueError(f'expected {name} of shape [n, {feature_dim}], as the base-learner has, got {features.shape}')
+      raise ValueError(f'expected {name} of shape [n, {feature_dim}], as the base-learner has, '
+                       f'got {features.shape}')
   if support_labels.shape != support_features.shape[:1]:
-    raise ValueError(f'expected support_labels of shape {support_features.shape[:1]}, got {support_labels.shape}')
+    raise ValueError(f'expected support_labels of shape {support_features.shape[:1]}, got '
+                     f'{support_labels.shape}')
+
+
+def _check_loop(num_steps, gradient_order, regularization):
   if num_steps < 1:
     raise ValueError(f'expected num_steps of at least 1, got {num_steps}')
-  if gradient_order not in ('first', 'second', 'implicit'):
-    raise ValueError(f"expected gradient_order 'first', 'second' or 'implicit', got {gradient_order!r}")
-  if gradient_order == 'implicit' and isinstance(regularization, (int, float)) and regularization <= 0:
-    raise ValueError(f'expected regularization above 0 for an implicit gradient, got {regularization}: without it the '
-                     'base-learner has no single minimum')
+  if gradient_order not in typing.get_args(GradientOrder):
+    raise ValueError(f"expected gradient_order 'first', 'second' or 'implicit', got "
+                     f'{gradient_order!r}')
+  is_number = isinstance(regularization, (int, float))
+  if gradient_order == 'implicit' and is_number and regularization <= 0:
+    raise ValueError(f'expected regularization above 0 for an implicit gradient, got '
+                     f'{regularization}: without it the base-learner has no single minimum')

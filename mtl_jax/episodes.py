@@ -1,18 +1,21 @@
 """Episodes: N-way K-shot tasks drawn from a key, out of an `ImagePool`.
 
-`draw` decides which images, `gather` fetches them, `sample` does both. Drawing needs only the offsets and sizes of the
-classes, so the same functions draw from images on the device, from features that were computed once per image, and from
-images that stay in host memory (`streaming`).
+`draw` decides which images, `gather` fetches them, `sample` does both. Drawing needs only the
+offsets and sizes of the classes, so the same functions draw from images on the device, from
+features that were computed once per image, and from images that stay in host memory
+(`execution.read_ahead`).
 """
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import hard_tasks, sharding
-from mtl_jax.types import Episode, EpisodeIndices, ImagePool
+from mtl_jax import hard_tasks
+from mtl_jax.types import Array, Episode, EpisodeIndices, ImagePool, TaskKeys
 
 
-def check(pool: ImagePool, *, way: int, shot: int, query: int, split: str) -> None:
+def check_episode(pool: ImagePool, *, way: int, shot: int, query: int, split: str) -> None:
   """Refuses an episode that a pool cannot give; for use on the host before anything compiles.
 
   Args:
@@ -30,14 +33,15 @@ def check(pool: ImagePool, *, way: int, shot: int, query: int, split: str) -> No
     if value < least:
       raise ValueError(f'expected {name} of at least {least}, got {value}')
   if way > len(sizes):
-    raise ValueError(f'expected way of at most {len(sizes)}, the number of classes of the {split} split, got {way}')
+    raise ValueError(f'expected way of at most {len(sizes)}, the number of classes of the {split} '
+                     f'split, got {way}')
   if shot + query > sizes.min():
-    raise ValueError(f'expected shot + query of at most {sizes.min()}, the images of the smallest class of the '
-                     f'{split} split, got {shot} + {query} = {shot + query}')
+    raise ValueError(f'expected shot + query of at most {sizes.min()}, the images of the smallest '
+                     f'class of the {split} split, got {shot} + {query} = {shot + query}')
 
 
-def draw_classes(key: jax.Array, num_classes: int, way: int) -> jax.Array:
-  """Draws the classes of an ordinary task: `way` of `num_classes`, distinct, uniform, in random order.
+def draw_classes(key: Array, num_classes: int, way: int) -> jax.Array:
+  """Draws the classes of an ordinary task: `way` of `num_classes`, distinct, in random order.
 
   Args:
     key: consumed.
@@ -55,11 +59,11 @@ def draw_classes(key: jax.Array, num_classes: int, way: int) -> jax.Array:
   return jax.random.permutation(key, num_classes)[:way].astype(jnp.int32)
 
 
-def draw_images(key: jax.Array, class_size: jax.Array, num: int) -> jax.Array:
+def draw_images(key: Array, class_size: Array, num: int) -> jax.Array:
   """Draws `num` distinct images of a class, uniform over ordered choices.
 
-  The i-th draw takes the r-th of the images still left, r uniform in [0, class_size - i): exact for any class size,
-  which may be traced, with no work in proportion to it.
+  The i-th draw takes the r-th of the images still left, r uniform in [0, class_size - i): exact for
+  any class size, which may be traced, with no work in proportion to it.
 
   Args:
     key: consumed.
@@ -71,17 +75,19 @@ def draw_images(key: jax.Array, class_size: jax.Array, num: int) -> jax.Array:
   """
   ranks = jax.random.randint(key, (num,), 0, class_size - jnp.arange(num))
 
-  def draw(i, state):
-    drawn, taken = state  # taken: the images drawn so far in rising order, then a filler beyond all
+  def draw_one(i, state):
+    # `taken` holds the images drawn so far in rising order, then a filler beyond all of them.
+    drawn, taken = state
     chosen = ranks[i] + jnp.sum(taken - jnp.arange(num) <= ranks[i])
+    chosen = chosen.astype(jnp.int32)  # as the carry, under 64 bits too
     return drawn.at[i].set(chosen), jnp.sort(taken.at[num - 1].set(chosen))
 
   empty = jnp.full((num,), 2 * class_size, jnp.int32)
-  drawn, _ = jax.lax.fori_loop(0, num, draw, (jnp.zeros((num,), jnp.int32), empty))
+  drawn, _ = jax.lax.fori_loop(0, num, draw_one, (jnp.zeros((num,), jnp.int32), empty))
   return drawn
 
 
-def draw_indices(key: jax.Array, pool: ImagePool, class_ids: jax.Array, per_class: int) -> jax.Array:
+def draw_indices(key: Array, pool: ImagePool, class_ids: Array, per_class: int) -> jax.Array:
   """Draws distinct images of each given class.
 
   Args:
@@ -99,14 +105,14 @@ def draw_indices(key: jax.Array, pool: ImagePool, class_ids: jax.Array, per_clas
   return offsets[class_ids][:, None] + within
 
 
-def draw(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
-         class_ids: jax.Array | None = None) -> EpisodeIndices:
+def draw(key: Array, pool: ImagePool, *, way: int, shot: int, query: int,
+         class_ids: Array | None = None) -> EpisodeIndices:
   """Draws which images make one N-way K-shot episode; support and query never share an image.
 
   Args:
     key: consumed; the same key draws the same images on any device.
-    pool: only its offsets and sizes are read; at least shot + query images in each class (`check` makes sure of it;
-      sizes may be traced).
+    pool: only its offsets and sizes are read; at least shot + query images in each class
+      (`check_episode` makes sure of it; sizes may be traced).
     way: N.
     shot: K, support images per class.
     query: Q, query images per class.
@@ -123,20 +129,32 @@ def draw(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int,
     class_ids = draw_classes(class_key, pool.class_sizes.shape[0], way)
   if class_ids.shape != (way,):
     raise ValueError(f'expected class_ids of shape ({way},), got {class_ids.shape}')
-  return EpisodeIndices(draw_indices(image_key, pool, class_ids, shot + query), class_ids.astype(jnp.int32))
+  indices = draw_indices(image_key, pool, class_ids, shot + query)
+  return EpisodeIndices(indices, jnp.asarray(class_ids, jnp.int32))
 
 
-def draw_meta_batch(key: jax.Array, pool: ImagePool, failures: jax.Array, hard: jax.Array, *, tasks: int, way: int,
-                    shot: int, query: int) -> EpisodeIndices:
+def split_task_keys(key: Array, num_tasks: int) -> TaskKeys:
+  """Splits the key of one outer step into those of its tasks.
+
+  Args:
+    key: consumed.
+    num_tasks: meta-batch size.
+
+  Returns:
+    TaskKeys stacked along axis 0 [num_tasks].
+  """
+  return jax.vmap(TaskKeys.split)(jax.random.split(key, num_tasks))
+
+
+def draw_meta_batch(keys: TaskKeys, pool: ImagePool, failures: Array, hard: Array | bool, *,
+                    way: int, shot: int, query: int) -> EpisodeIndices:
   """Draws which images make the ordinary or hard tasks of one outer step.
 
   Args:
-    key: of the outer step. Each task splits its own key in four, for classes, images, and the augmentation of support
-      and query; only the first two are consumed here.
+    keys: of the tasks [tasks]; `classes` and `images` are consumed.
     pool: only its offsets and sizes are read.
     failures: int [classes], the multiset of failure classes.
     hard: bool [], draw the classes from `failures`.
-    tasks: meta-batch size.
     way: N.
     shot: K, support images per class.
     query: Q, query images per class.
@@ -144,44 +162,16 @@ def draw_meta_batch(key: jax.Array, pool: ImagePool, failures: jax.Array, hard: 
   Returns:
     EpisodeIndices stacked along axis 0 [tasks, ...].
   """
-  def one_task(key):
-    class_key, image_key, _, _ = jax.random.split(key, 4)
-    class_ids = jax.lax.cond(hard, lambda: hard_tasks.draw_classes(class_key, failures, way),
-                             lambda: draw_classes(class_key, failures.shape[0], way))
+  def one_task(class_key, image_key):
+    class_ids = jax.lax.cond(
+        hard, lambda key: hard_tasks.draw_hard_classes(key, failures, way),
+        lambda key: draw_classes(key, failures.shape[0], way), class_key)
     return draw(image_key, pool, way=way, shot=shot, query=query, class_ids=class_ids)
 
-  return jax.vmap(one_task)(jax.random.split(key, tasks))
+  return jax.vmap(one_task)(keys.classes, keys.images)
 
 
-def draw_hard(root_key: jax.Array, pool: ImagePool, failures: jax.Array, steps: jax.Array, *, tasks: int, way: int,
-              shot: int, query: int) -> EpisodeIndices:
-  """Draws which images make the hard tasks of several outer steps at once.
-
-  For images that stay on the host; to be run on the device that holds `failures`, so that only indices are fetched.
-  Classes are weighted by logarithms, whose last bit may differ between a CPU and an accelerator: the device of an
-  in-memory run draws the tasks of that run.
-
-  Args:
-    root_key: of the run; outer step t uses `fold_in(root_key, t)`.
-    pool: only its offsets and sizes are read.
-    failures: int [classes], the multiset of failure classes.
-    steps: int [T], numbers of the outer steps.
-    tasks: meta-batch size.
-    way: N.
-    shot: K, support images per class.
-    query: Q, query images per class.
-
-  Returns:
-    EpisodeIndices stacked along axes 0 and 1 [T, tasks, ...].
-  """
-  def one(step):
-    return draw_meta_batch(jax.random.fold_in(root_key, step), pool, failures, True, tasks=tasks, way=way, shot=shot,
-                           query=query)
-
-  return jax.vmap(one)(steps)
-
-
-def draw_batch(key: jax.Array, pool: ImagePool, batch_size: int) -> tuple[jax.Array, jax.Array]:
+def draw_batch(key: Array, pool: ImagePool, batch_size: int) -> tuple[jax.Array, jax.Array]:
   """Draws images of all classes alike, with replacement: one batch of pre-training.
 
   Args:
@@ -197,41 +187,40 @@ def draw_batch(key: jax.Array, pool: ImagePool, batch_size: int) -> tuple[jax.Ar
   return indices, jnp.searchsorted(offsets, indices, side='right') - 1
 
 
-def gather(images: jax.Array, drawn: EpisodeIndices, *, shot: int, layout: sharding.Layout | None = None) -> Episode:
+def gather(fetch: Callable[[jax.Array], jax.Array], drawn: EpisodeIndices, *, shot: int) -> Episode:
   """Fetches the images of one drawn episode.
 
   Args:
-    images: uint8 [n, H, W, C], or features [n, d].
+    fetch: indices int [k] into the pool's images -> those images [k, ...].
     drawn: what `draw` returned.
     shot: K, how many of each class are support.
-    layout: of the devices that hold the images, each of which fetches an episode of its own; None: one device.
 
   Returns:
     An Episode of N*K support and N*Q query images, class after class.
   """
   way, per_class = drawn.indices.shape
   labels = jnp.arange(way, dtype=jnp.int32)
+  indices = jnp.asarray(drawn.indices)
   return Episode(
-      support_images=sharding.take(images, drawn.indices[:, :shot].reshape(-1), layout),
+      support=fetch(indices[:, :shot].reshape(-1)),
       support_labels=jnp.repeat(labels, shot),
-      query_images=sharding.take(images, drawn.indices[:, shot:].reshape(-1), layout),
+      query=fetch(indices[:, shot:].reshape(-1)),
       query_labels=jnp.repeat(labels, per_class - shot),
       class_ids=drawn.class_ids)
 
 
-def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int, class_ids: jax.Array | None = None,
-           layout: sharding.Layout | None = None) -> Episode:
+def sample(key: Array, pool: ImagePool, *, way: int, shot: int, query: int,
+           class_ids: Array | None = None) -> Episode:
   """Draws one N-way K-shot episode; support and query never share an image.
 
   Args:
     key: consumed; the same key gives the same episode on any device.
-    pool: images uint8 [n, H, W, C] (or [n, d] features), sorted by class, with at least shot + query images in
-      each class (`check` makes sure of it; sizes are traced here).
+    pool: images uint8 [n, H, W, C] (or features [n, d]), sorted by class, with at least
+      shot + query images in each class (`check_episode` makes sure of it; sizes are traced here).
     way: N.
     shot: K, support images per class.
     query: Q, query images per class.
     class_ids: int [N], to fix the classes (hard tasks); None draws them uniformly.
-    layout: as in `gather`.
 
   Returns:
     An Episode of N*K support and N*Q query images, class after class.
@@ -240,4 +229,6 @@ def sample(key: jax.Array, pool: ImagePool, *, way: int, shot: int, query: int, 
     ValueError: `way` exceeds the classes, or `class_ids` is not of shape [way].
   """
   drawn = draw(key, pool, way=way, shot=shot, query=query, class_ids=class_ids)
-  return gather(jnp.asarray(pool.images), drawn, shot=shot, layout=layout)
+  images = jnp.asarray(pool.images)
+  # Drawn indices are in range; saying so to the compiler spares a bounds check per element.
+  return gather(lambda indices: images.at[indices].get(mode='promise_in_bounds'), drawn, shot=shot)

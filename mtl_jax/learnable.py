@@ -1,4 +1,4 @@
-"""What the outer loop may change, and what it makes of the network: the choices behind the paper's ablation.
+"""What the outer loop may change, and what it makes of the network: the choices of the ablation.
 
 | row of the paper | `learn` | `scope` | the inner loop adapts |
 |---|---|---|---|
@@ -7,7 +7,9 @@
 | FT[Θ4;θ], FT[Θ;θ] (MAML) | ft | last_block, all | last_block, all |
 | SS[Θ4;θ], SS[Θ;θ] (MTL) | ss | last_block, all | head |
 
-Every other combination that makes sense may be had too; `check` says why one does not.
+Every other combination that makes sense may be had too; `check_combination` says why one does not.
+
+References: Sun et al., CVPR 2019, section 5.3.
 """
 from collections.abc import Mapping
 
@@ -15,201 +17,212 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import base_learner, scale_shift
-from mtl_jax.backbones.readout import READOUT
-from mtl_jax.types import Backbone, BackboneVars, MetaParams, Tree
+from mtl_jax.configs import InnerLoop, Learn
+from mtl_jax.types import Array, Backbone, BackboneVars, MetaParams, Tree
 
-LEARN = ('none', 'head', 'ss', 'ft')
-SCOPES = ('all', 'last_block')
-INNER_LR = ('fixed', 'scalar', 'per_step')
-SCALED = ('published', 'every')
+Path = tuple[str, ...]
 
 
-def check(backbone: Backbone, params: Tree, *, learn: str, scope: str, learn_norm: bool, learn_classifier: bool,
-          learn_inner_lr: str, adapts: str, gradient_order: str, regularization: float, scaled: str = 'published',
-          replace_bias: bool = False, learn_temperature: bool = False) -> None:
+def check_combination(backbone: Backbone, params: Tree, learn: Learn, inner: InnerLoop) -> None:
   """Refuses a combination of choices that makes no sense, and says why.
 
   Args:
-    backbone: the network.
+    backbone: its scaled layers, last block and temperature are looked at.
     params: its parameters, or their shapes.
-    learn: what the outer loop learns beside θ: 'none' (not even θ), 'head' (θ alone), 'ss' (Φ_S), 'ft' (the weights).
-    scope: where: 'all' layers or the 'last_block'.
-    learn_norm: also learn the affine parameters of normalisation within `scope`.
-    learn_classifier: learn θ; otherwise it starts from zero in every task.
-    learn_inner_lr: 'fixed', or learn one rate ('scalar') or one per inner step ('per_step').
-    adapts: what the inner loop adapts beside θ: nothing ('head'), the 'last_block', 'all'.
-    gradient_order: 'second', 'first' or 'implicit'.
-    regularization: λ, pull of the inner loop towards its start.
-    scaled: layers that Φ_S acts on: those of the paper ('published'), or 'every' one with a kernel.
-    replace_bias: shifts take the place of the biases.
-    learn_temperature: learn the length of L2-normalised features.
+    learn: what the outer loop learns.
+    inner: the inner loop that it goes through.
 
   Raises:
-    ValueError: a value out of range, or a combination without meaning.
+    ValueError: a combination without meaning, or a value out of range.
   """
-  for name, value, allowed in (('learn', learn, LEARN), ('scope', scope, SCOPES),
-                               ('learn_inner_lr', learn_inner_lr, INNER_LR), ('scaled', scaled, SCALED),
-                               ('gradient_order', gradient_order, ('second', 'first', 'implicit'))):
-    if value not in allowed:
-      raise ValueError(f'expected {name} to be one of {", ".join(allowed)}, got {value!r}')
-  layers = _scaled_layers(backbone, params, scope, scaled) if learn == 'ss' else ()
+  layers = _scaled_layers(backbone, params, learn) if learn.learn == 'ss' else ()
   has_norm = bool(jax.tree.leaves(_norms(params)))
-  implicit = gradient_order == 'implicit'
+  neither = learn.learn in ('none', 'head')
+  implicit = inner.gradient_order == 'implicit'
+  left = learn.classifier or learn.temperature or learn.inner_lr != 'fixed'
   senseless = (
-      (learn in ('none', 'head') and scope != 'all', f'scope={scope} with learn={learn}: it says where Φ_S or the '
-       'weights are learned, and neither is; choose learn=ss or learn=ft'),
-      (learn in ('none', 'head') and learn_norm, f'learn_norm with learn={learn}: the affine parameters are learned '
-       'beside Φ_S or the weights; choose learn=ss or learn=ft'),
-      (learn == 'ss' and not layers, 'learn=ss with a backbone that has no layer to scale and shift there: layers '
-       'are the dicts that hold a kernel; choose learn=ft'),
-      (learn_norm and not has_norm, 'learn_norm with a backbone whose normalisation has no affine parameters; '
-       'pre-train one that has them'),
-      (learn != 'ss' and (scaled != 'published' or replace_bias), f'scaled or replace_bias with learn={learn}: they '
-       'shape Φ_S, which is not learned; choose learn=ss'),
-      (learn_temperature and backbone.temperature is None, 'learn_temperature: only L2-normalised features have '
-       'one; choose feature_norm=l2'),
-      (learn_temperature and learn == 'none', 'learn_temperature with learn=none: nothing is meta-learned there; '
-       'choose learn=head'),
-      (learn == 'none' and learn_inner_lr != 'fixed', f'learn_inner_lr={learn_inner_lr} with learn=none: nothing is '
-       'meta-learned there; choose learn=head'),
-      (learn == 'head' and not (learn_classifier or learn_temperature or learn_inner_lr != 'fixed'),
-       'learn=head without learn_classifier: nothing is left to learn; choose learn=none'),
-      (implicit and adapts != 'head', f'gradient_order=implicit with adapts={adapts}: only the base-learner has a '
-       'single minimum; choose adapts=head'),
-      (implicit and not regularization > 0, 'gradient_order=implicit without regularization: the base-learner has no '
-       'single minimum; choose one above 0'),
-      (learn_inner_lr != 'fixed' and gradient_order != 'second', f'learn_inner_lr={learn_inner_lr} with '
-       f'gradient_order={gradient_order}: its gradient goes through the inner loop; choose gradient_order=second'),
-      (not regularization >= 0, f'regularization of {regularization}: expected at least 0'))
+    (neither and learn.scope != 'all',
+     f'scope={learn.scope} with learn={learn.learn}: it says where Φ_S or the weights are '
+     'learned, and neither is; choose learn=ss or learn=ft'),
+    (neither and learn.norm,
+     f'learn_norm with learn={learn.learn}: the affine parameters are learned beside Φ_S or the '
+     'weights; choose learn=ss or learn=ft'),
+    (learn.learn == 'ss' and not layers,
+     'learn=ss with a backbone that has no layer to scale and shift there: layers are the dicts '
+     'that hold a kernel; choose learn=ft'),
+    (learn.norm and not has_norm,
+     'learn_norm with a backbone whose normalisation has no affine parameters; pre-train one that '
+     'has them'),
+    (learn.learn != 'ss' and (learn.scaled != 'published' or learn.replace_bias),
+     f'scaled or replace_bias with learn={learn.learn}: they shape Φ_S, which is not learned; '
+     'choose learn=ss'),
+    (learn.temperature and backbone.temperature is None,
+     'learn_temperature: only L2-normalised features have one; choose feature_norm=l2'),
+    (learn.temperature and learn.learn == 'none',
+     'learn_temperature with learn=none: nothing is meta-learned there; choose learn=head'),
+    (learn.learn == 'none' and learn.inner_lr != 'fixed',
+     f'learn_inner_lr={learn.inner_lr} with learn=none: nothing is meta-learned there; choose '
+     'learn=head'),
+    (learn.learn == 'head' and not left,
+     'learn=head without learn_classifier: nothing is left to learn; choose learn=none'),
+    (implicit and inner.adapts != 'head',
+     f'gradient_order=implicit with adapts={inner.adapts}: only the base-learner has a single '
+     'minimum; choose adapts=head'),
+    (implicit and not inner.regularization > 0,
+     'gradient_order=implicit without regularization: the base-learner has no single minimum; '
+     'choose one above 0'),
+    (learn.inner_lr != 'fixed' and inner.gradient_order != 'second',
+     f'learn_inner_lr={learn.inner_lr} with gradient_order={inner.gradient_order}: its gradient '
+     'goes through the inner loop; choose gradient_order=second'),
+    (not inner.regularization >= 0,
+     f'regularization of {inner.regularization}: expected at least 0'))
   for is_so, why in senseless:
     if is_so:
       raise ValueError(f'cannot learn with {why}')
 
 
-def init(backbone: Backbone, backbone_vars: BackboneVars, *, way: int, learn: str = 'ss', scope: str = 'all',
-         learn_norm: bool = False, learn_inner_lr: str = 'fixed', inner_lr: float = 0.01, inner_steps: int = 20,
-         scaled: str = 'published', replace_bias: bool = False, learn_temperature: bool = False) -> MetaParams:
-  """Makes what the outer loop starts from: with it the network is the pre-trained one and θ is zero.
+def init(backbone: Backbone, backbone_vars: BackboneVars, way: int, learn: Learn,
+         inner: InnerLoop) -> MetaParams:
+  """Makes what the outer loop starts from: the network is the pre-trained one, and θ is zero.
 
   Args:
-    backbone: the network.
+    backbone: its scaled layers, last block, width and temperature are read.
     backbone_vars: Θ, pre-trained.
     way: N, classes of a task.
-    learn: 'none', 'head', 'ss' or 'ft', as in `check`.
-    scope: 'all' or 'last_block'.
-    learn_norm: also learn the affine parameters of normalisation within `scope`.
-    learn_inner_lr: 'fixed', 'scalar' or 'per_step'.
-    inner_lr: α at the start, where it is learned.
-    inner_steps: T, for one rate per step.
-    scaled: 'published' or 'every' layer, for Φ_S.
-    replace_bias: shifts start at minus the biases, so that their sum starts at zero and the shift *replaces* the bias,
-      as in the authors' TensorFlow code.
-    learn_temperature: also learn the length of L2-normalised features, as its logarithm.
+    learn: what is learned.
+    inner: learned rates start at its `lr`, one for each of its `steps` where learned per step.
 
   Returns:
     MetaParams; what is not learned is an empty tree.
   """
   params = backbone_vars.params
-  phi, weights = {}, {}
-  if learn == 'ss':
-    phi = scale_shift.init(params, _scaled_layers(backbone, params, scope, scaled), replace_bias=replace_bias)
-  if learn in ('ss', 'ft'):
-    part = within(params, None if scope == 'all' else backbone.last_block)
-    weights = merge(_others(part) if learn == 'ft' else {}, _norms(part) if learn_norm else {})
-  if learn_temperature:
-    weights[READOUT] = {'log_temperature': jnp.asarray(jnp.log(backbone.temperature), jnp.float32)}
-  rates = {} if learn_inner_lr == 'fixed' else {
-      'log': jnp.full(() if learn_inner_lr == 'scalar' else (inner_steps,), jnp.log(inner_lr), jnp.float32)}
+  phi, weights, temperature = {}, {}, {}
+  if learn.learn == 'ss':
+    layers = _scaled_layers(backbone, params, learn)
+    phi = scale_shift.init(params, layers, replace_bias=learn.replace_bias)
+  if learn.learn in ('ss', 'ft'):
+    part = within(params, None if learn.scope == 'all' else backbone.last_block)
+    weights = merge(_without_norms(part) if learn.learn == 'ft' else {},
+                    _norms(part) if learn.norm else {})
+  if learn.temperature and backbone.temperature is not None:
+    temperature = {'log': jnp.asarray(jnp.log(backbone.temperature), jnp.float32)}
+  rates = {}
+  if learn.inner_lr != 'fixed':
+    shape = () if learn.inner_lr == 'scalar' else (inner.steps,)
+    rates = {'log': jnp.full(shape, jnp.log(inner.lr), jnp.float32)}
   # A copy: the state of a run is donated, and must not take the frozen arrays with it.
-  return MetaParams(phi, jax.tree.map(jnp.array, weights), base_learner.init(backbone.feature_dim, way), rates)
+  weights = jax.tree.map(jnp.array, weights)
+  theta = base_learner.init(backbone.feature_dim, way)
+  return MetaParams(phi, weights, theta, rates, temperature)
+
+
+def nothing_learned(backbone: Backbone, way: int) -> MetaParams:
+  """Returns what stands for no meta-learning: no scale and shift, and a zero θ (update θ).
+
+  Args:
+    backbone: its width of features is read.
+    way: N, classes of a task.
+  """
+  return MetaParams({}, {}, base_learner.init(backbone.feature_dim, way), {}, {})
 
 
 def network(backbone_vars: BackboneVars, meta_params: MetaParams) -> BackboneVars:
-  """Gives the network that the outer loop has made of Θ.
+  """Returns the network that the outer loop has made of Θ.
 
   Args:
     backbone_vars: Θ, frozen.
     meta_params: learned weights take the place of those of Θ; then Φ_S scales and shifts.
 
   Returns:
-    BackboneVars; bitwise those of Θ at the start of meta-training, biases aside where shifts replace them.
+    BackboneVars; bitwise those of Θ at the start of meta-training, biases aside where shifts
+    replace them. A learned temperature is in them.
   """
   params = merge(backbone_vars.params, meta_params.weights)
-  return backbone_vars._replace(params=scale_shift.modulate(params, meta_params.scale_shift))
+  params = scale_shift.modulate(params, meta_params.scale_shift)
+  if not meta_params.temperature:
+    return backbone_vars._replace(params=params)
+  return backbone_vars._replace(params=params,
+                                temperature=jnp.exp(meta_params.temperature['log']))
 
 
-def inner_rates(meta_params: MetaParams, inner_lr: float, num_steps: int) -> jax.Array | float:
-  """Gives the learning rates of the inner loop, learned or not.
+def inner_rates(meta_params: MetaParams, inner: InnerLoop) -> Array | float:
+  """Returns the learning rates of the inner loop, learned or not.
 
-  Learned rates are stored as log α, so that they stay above zero and an outer step changes them by a share. A loop
-  longer than the one they were learned for goes on with the last of them.
+  Learned rates are stored as log α, so that they stay above zero and an outer step changes them by
+  a share. A loop longer than the one they were learned for goes on with the last of them.
 
   Args:
     meta_params: its `inner_lr` is empty, or log α as a scalar or per step.
-    inner_lr: α, where it is not learned.
-    num_steps: inner steps to be taken.
+    inner: α where it is not learned, and the number of steps to be taken.
 
   Returns:
-    A scalar, or one rate per step [num_steps].
+    A scalar, or one rate per step [steps].
   """
   if not meta_params.inner_lr:
-    return inner_lr
+    return inner.lr
   rates = jnp.exp(meta_params.inner_lr['log'])
-  return rates if rates.ndim == 0 else rates[jnp.minimum(jnp.arange(num_steps), len(rates) - 1)]
+  if rates.ndim == 0:
+    return rates
+  return rates[jnp.minimum(jnp.arange(inner.steps), len(rates) - 1)]
 
 
-def hold(meta_params: MetaParams, *, learn_classifier: bool) -> MetaParams:
-  """Cuts the gradient of θ where it is not learned; Adam leaves what has no gradient bitwise as it was.
+def hold(meta_params: MetaParams, learn: Learn) -> MetaParams:
+  """Cuts the gradient of θ where it is not learned.
+
+  Adam leaves what has no gradient bitwise as it was.
 
   Args:
     meta_params: as made by `init`.
-    learn_classifier: whether θ is learned.
+    learn: its `classifier` says whether θ is learned.
 
   Returns:
     MetaParams of the same values.
   """
-  if learn_classifier:
+  if learn.classifier:
     return meta_params
-  return meta_params._replace(base_learner=jax.lax.stop_gradient(meta_params.base_learner))
+  theta = jax.lax.stop_gradient(meta_params.base_learner)
+  return meta_params._replace(base_learner=theta)
 
 
-def row_name(learn: str, scope: str, adapts: str, hard_tasks: bool) -> str:
-  """Names a combination as the paper's tables do; inner loops other than the table's are named after it.
+def row_name(learn: Learn, adapts: str, hard_tasks: bool) -> str:
+  """Names a combination as the paper's tables do.
 
   Args:
-    learn: 'none', 'head', 'ss' or 'ft'.
-    scope: 'all' or 'last_block'.
-    adapts: 'head', 'last_block' or 'all'.
+    learn: what the outer loop learns; its `learn` and `scope` count.
+    adapts: 'head', 'last_block' or 'all'; other inner loops are named after themselves.
     hard_tasks: whether there are hard tasks.
 
   Returns:
     A name.
 
-  >>> row_name('ss', 'all', 'head', True), row_name('none', 'all', 'head', False), row_name('ft', 'all', 'head', False)
-  ('SS[Θ;θ], HT meta-batch', 'update θ', 'FT[Θ;θ] (inner θ), meta-batch')
+  >>> row_name(Learn('ss'), 'head', True), row_name(Learn('none'), 'head', False)
+  ('SS[Θ;θ], HT meta-batch', 'update θ')
+  >>> row_name(Learn('ft'), 'head', False)
+  'FT[Θ;θ] (inner θ), meta-batch'
   """
   adapted = {'head': 'θ', 'last_block': '[Θ4;θ]', 'all': '[Θ;θ]'}
-  if learn == 'none':
-    return 'update' + ('' if adapts in ('last_block', 'all') else ' ') + adapted.get(adapts, adapts)
-  name = 'FT θ' if learn == 'head' else f'{learn.upper()}{adapted[scope]}'
-  usual = {'head': 'head', 'ss': 'head', 'ft': scope}[learn]
+  shown = adapted.get(adapts, adapts)
+  if learn.learn == 'none':
+    return f'update{"" if adapts in ("last_block", "all") else " "}{shown}'
+  name = 'FT θ' if learn.learn == 'head' else f'{learn.learn.upper()}{adapted[learn.scope]}'
+  usual = {'head': 'head', 'ss': 'head', 'ft': learn.scope}[learn.learn]
   if adapts != usual:
-    name += f' (inner {adapted.get(adapts, adapts)})'
+    name += f' (inner {shown})'
   return f'{name}, {"HT " if hard_tasks else ""}meta-batch'
 
 
-def within(params: Tree, blocks: tuple[tuple[str, ...], ...] | None) -> Tree:
+def within(params: Tree, blocks: tuple[Path, ...] | None) -> Tree:
   """Selects whole blocks of a network.
 
   Args:
     params: nested dict of arrays.
-    blocks: their paths; None for everything but a learned temperature, which is no part of the network.
+    blocks: their paths; None for all of the network.
 
   Returns:
     A nested dict of the same arrays.
   """
   if blocks is None:
-    return {name: child for name, child in params.items() if name != READOUT}
+    return params
   selected = {}
   for path in blocks:
     child = params
@@ -222,7 +235,7 @@ def within(params: Tree, blocks: tuple[tuple[str, ...], ...] | None) -> Tree:
 
 
 def merge(tree: Tree, over: Tree) -> Tree:
-  """Puts leaves in place of others.
+  """Replaces leaves of a tree by those of another.
 
   Args:
     tree: nested dict.
@@ -233,20 +246,25 @@ def merge(tree: Tree, over: Tree) -> Tree:
   """
   merged = dict(tree)
   for name, child in over.items():
-    merged[name] = merge(tree.get(name, {}), child) if isinstance(child, Mapping) else child
+    is_tree = isinstance(child, Mapping)
+    merged[name] = merge(tree.get(name, {}), child) if is_tree else child
   return merged
 
 
-def _scaled_layers(backbone: Backbone, params: Tree, scope: str, scaled: str) -> tuple[tuple[str, ...], ...]:
-  layers = backbone.scaled_layers if scaled == 'published' else scale_shift.layer_paths(params)
-  return tuple(path for path in layers if scope == 'all' or
-               any(path[:len(block)] == block for block in backbone.last_block))
+def _scaled_layers(backbone: Backbone, params: Tree, learn: Learn) -> tuple[Path, ...]:
+  published = learn.scaled == 'published'
+  layers = backbone.scaled_layers if published else scale_shift.layer_paths(params)
+  if learn.scope == 'all':
+    return layers
+  return tuple(path for path in layers
+               if any(path[:len(block)] == block for block in backbone.last_block))
 
 
 def _is_norm(layer: Tree) -> bool:
-  """Batch and layer norms are the dicts of arrays with a `scale` of one dimension and no `kernel`."""
+  """Whether a dict is a batch or layer norm: arrays, `scale` of one dimension, and no `kernel`."""
   holds_layers = any(isinstance(child, Mapping) for child in layer.values())
-  return not holds_layers and 'kernel' not in layer and getattr(layer.get('scale'), 'ndim', 0) == 1
+  is_vector = getattr(layer.get('scale'), 'ndim', 0) == 1
+  return is_vector and not holds_layers and 'kernel' not in layer
 
 
 def _norms(tree: Tree) -> Tree:
@@ -256,8 +274,9 @@ def _norms(tree: Tree) -> Tree:
   return {name: part for name, part in parts.items() if part}
 
 
-def _others(tree: Tree) -> Tree:
+def _without_norms(tree: Tree) -> Tree:
   if _is_norm(tree):
     return {}
-  parts = {name: _others(child) if isinstance(child, Mapping) else child for name, child in tree.items()}
+  parts = {name: _without_norms(child) if isinstance(child, Mapping) else child
+           for name, child in tree.items()}
   return {name: part for name, part in parts.items() if not isinstance(part, Mapping) or part}

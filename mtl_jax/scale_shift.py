@@ -1,7 +1,8 @@
 """Φ_S, the scale and shift of a frozen network's neurons: the first idea of meta-transfer learning.
 
-A tree-to-tree function in front of an unmodified network: `features(modulate(params, scale_shift), images)`.
-It works on any parameter tree whose layers are dicts with a `kernel` and perhaps a `bias`.
+A function from tree to tree in front of an unmodified network:
+`features(modulate(params, scale_shift), images)`. It works on any parameter tree whose layers are
+dicts with a `kernel` and perhaps a `bias`.
 """
 from collections.abc import Mapping
 
@@ -31,17 +32,19 @@ def layer_paths(params: Tree) -> tuple[Path, ...]:
   return (((),) if 'kernel' in params else ()) + below
 
 
-def init(params: Tree, layers: tuple[Path, ...] | None = None, *, replace_bias: bool = False) -> Tree:
+def init(params: Tree, layers: tuple[Path, ...] | None = None, *,
+         replace_bias: bool = False) -> Tree:
   """Makes the identity Φ_S: every scale 1, every shift 0.
 
   Args:
     params: nested dict of arrays, the network that will be modulated.
     layers: paths of the layers to scale and shift; None for all of them, () for none.
-    replace_bias: shifts start at minus the bias, which cancels it: then the shift *replaces* the bias.
+    replace_bias: shifts start at minus the bias, which cancels it: the shift *replaces* the bias.
 
   Returns:
     A nested dict with, at each of those paths, `scale` of the kernel's shape with spatial extents 1
-    (convolution [1, 1, c_in, c_out], dense [c_in, c_out]) and, where the layer has a bias, `shift` [c_out].
+    (convolution [1, 1, c_in, c_out], dense [c_in, c_out]) and, where the layer has a bias, `shift`
+    [c_out].
 
   Raises:
     ValueError: a path does not name a layer with a kernel.
@@ -50,13 +53,12 @@ def init(params: Tree, layers: tuple[Path, ...] | None = None, *, replace_bias: 
   """
   tree = {}
   for path in layer_paths(params) if layers is None else layers:
-    layer = _get(params, path)
+    layer = _layer_at(params, path)
     kernel = layer['kernel']
-    spatial = (1,) * (kernel.ndim - 2)
-    leaf = {'scale': jnp.ones(spatial + kernel.shape[-2:], kernel.dtype)}
+    leaf = {'scale': jnp.ones(_scale_shape(kernel), kernel.dtype)}
     if 'bias' in layer:
       leaf['shift'] = -layer['bias'] if replace_bias else jnp.zeros_like(layer['bias'])
-    _put(tree, path, leaf)
+    _insert(tree, path, leaf)
   return tree
 
 
@@ -70,8 +72,8 @@ def modulate(params: Tree, scale_shift: Tree) -> Tree:
     scale_shift: nested dict as made by `init` for this tree.
 
   Returns:
-    A tree like `params`; leaves that Φ_S does not name are the same arrays. At the initial Φ_S all values are
-    bitwise those of `params`.
+    A tree like `params`; leaves that Φ_S does not name are the same arrays. At the initial Φ_S all
+    values are bitwise those of `params`.
 
   Raises:
     ValueError: Φ_S names a layer that `params` has not, or has another shape.
@@ -86,49 +88,51 @@ def modulate(params: Tree, scale_shift: Tree) -> Tree:
 
 
 def count(tree: Tree) -> int:
-  """Counts the parameters of a tree.
-
-  Args:
-    tree: any tree of arrays.
-
-  Returns:
-    The sum of the sizes of its leaves.
-  """
+  """Counts the parameters of a tree: the sum of the sizes of its leaves."""
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _scale_shape(kernel):
+  # One scalar per slice (in, out) of a kernel, the same at all of its pixels.
+  return (1,) * (kernel.ndim - 2) + kernel.shape[-2:]
 
 
 def _modulate_layer(layer, leaf):
   kernel, scale = layer['kernel'], leaf['scale']
-  expected = (1,) * (kernel.ndim - 2) + kernel.shape[-2:]
-  if scale.shape != expected:
-    raise ValueError(f'expected a scale of shape {expected} for a kernel {kernel.shape}, got {scale.shape}')
+  if scale.shape != _scale_shape(kernel):
+    raise ValueError(f'expected a scale of shape {_scale_shape(kernel)} for a kernel '
+                     f'{kernel.shape}, got {scale.shape}')
   changed = {**layer, 'kernel': kernel * _at_all_pixels(scale, kernel.shape[:-2])}
   if 'shift' in leaf:
-    if 'bias' not in layer or layer['bias'].shape != leaf['shift'].shape:
-      raise ValueError(f'expected a shift only for a bias of its shape, got a shift of shape {leaf["shift"].shape} '
-                       f'for {"a bias of shape " + str(layer["bias"].shape) if "bias" in layer else "no bias"}')
+    shape = leaf['shift'].shape
+    if 'bias' not in layer or layer['bias'].shape != shape:
+      found = f'a bias of shape {layer["bias"].shape}' if 'bias' in layer else 'no bias'
+      raise ValueError(f'expected a shift only for a bias of its shape, got a shift of shape '
+                       f'{shape} for {found}')
     changed['bias'] = layer['bias'] + leaf['shift']
   return changed
 
 
 def _at_all_pixels(scale, spatial):
-  # Not broadcast: the gradient is then a sum of slices, and not a reduction, which takes 20 times as long on a CPU.
+  # Concatenated, not broadcast: the gradient is then a sum of slices, where that of a broadcast is
+  # a reduction, which takes 20 times as long on a CPU.
   for axis, extent in enumerate(spatial):
     scale = jnp.concatenate([scale] * extent, axis)
   return scale
 
 
-def _get(tree, path):
+def _layer_at(tree, path):
+  where = '/'.join(path)
   for name in path:
     if not isinstance(tree, Mapping) or name not in tree:
-      raise ValueError(f'expected a layer at {"/".join(path)}, got none there')
+      raise ValueError(f'expected a layer at {where}, got none there')
     tree = tree[name]
   if not isinstance(tree, Mapping) or 'kernel' not in tree:
-    raise ValueError(f'expected a layer with a kernel at {"/".join(path)}, got none there')
+    raise ValueError(f'expected a layer with a kernel at {where}, got none there')
   return tree
 
 
-def _put(tree, path, leaf):
+def _insert(tree, path, leaf):
   if not path:
     tree.update(leaf)
     return

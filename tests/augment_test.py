@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mtl_jax import augment
+from mtl_jax.types import Normalization
 
 
 def images(batch=4, height=5, width=4, channels=3, seed=0):
@@ -23,7 +24,8 @@ def windows(image, padding):
 
 def offset_of(crop, image, padding):
   """The one offset whose window is `crop`."""
-  matches = [offset for offset, window in windows(image, padding).items() if np.array_equal(window, crop)]
+  matches = [offset for offset, window in windows(image, padding).items()
+             if np.array_equal(window, crop)]
   assert len(matches) == 1
   return matches[0]
 
@@ -38,10 +40,13 @@ def test_random_crop_is_a_window_of_the_padded_image():
 
 def test_random_crop_offsets_are_uniform():
   image = images(1)[0]
-  crops = np.asarray(augment.random_crop(jax.random.key(1), np.broadcast_to(image, (4_500, *image.shape)), 1))
-  counts = np.array([(crops == window).all(axis=(1, 2, 3)).sum() for window in windows(image, 1).values()])
+  copies = np.broadcast_to(image, (4_500, *image.shape))
+  crops = np.asarray(augment.random_crop(jax.random.key(1), copies, 1))
+  counts = np.array([(crops == window[None]).all(axis=(1, 2, 3)).sum()
+                     for window in windows(image, 1).values()])
   assert counts.sum() == 4_500
-  assert ((counts - 500) ** 2 / 500).sum() < 8 + 5 * np.sqrt(16)  # Chi-square of 9 cells, five deviations.
+  # Chi-square of 9 cells, five deviations.
+  assert ((counts - 500) ** 2 / 500).sum() < 8 + 5 * np.sqrt(16)
 
 
 def test_random_crop_without_padding_is_the_identity():
@@ -58,10 +63,12 @@ def test_random_flip_mirrors_left_right_about_half_of_the_images():
   assert abs(kept.sum() - 1_000) < 5 * np.sqrt(500)
 
 
-@pytest.mark.parametrize('function', [augment.random_flip, lambda key, x: augment.random_crop(key, x, 2)])
+@pytest.mark.parametrize('function', [
+    augment.random_flip, lambda key, x: augment.random_crop(key, x, 2)])
 def test_a_key_decides(function):
   batch = images(16)
-  first, again, other = (np.asarray(jax.jit(function)(jax.random.key(seed), batch)) for seed in (0, 0, 1))
+  first, again, other = (np.asarray(jax.jit(function)(jax.random.key(seed), batch))
+                         for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   assert (first != other).any()
 
@@ -73,23 +80,33 @@ def test_float_images_are_augmented_too():
 
 
 def test_normalize():
-  batch, mean, std = images(), np.array([.1, .2, .3], np.float32), np.array([.5, .25, 2.], np.float32)
-  out = augment.normalize(batch, mean, std)
+  batch = images()
+  mean, std = np.array([.1, .2, .3], np.float32), np.array([.5, .25, 2.], np.float32)
+  out = augment.normalize(batch, Normalization(mean, std))
   assert out.dtype == jnp.float32
-  np.testing.assert_allclose(out, (batch.astype(np.float64) / 255 - mean) / std, rtol=1e-5, atol=1e-6)
+  expected = (batch.astype(np.float64) / 255 - mean) / std
+  np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_normalize_of_black_and_white():
-  out = augment.normalize(np.array([[[[0, 255]]]], np.uint8), np.array([.5, .5]), np.array([.25, .5]))
+  normalization = Normalization(np.array([.5, .5]), np.array([.25, .5]))
+  out = augment.normalize(np.array([[[[0, 255]]]], np.uint8), normalization)
   np.testing.assert_allclose(np.ravel(out), [-2, 1], atol=1e-6)
+
+
+def test_what_a_network_has_gone_over_is_left_as_it_is():
+  maps = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+  np.testing.assert_array_equal(augment.normalize(maps, None), maps)
 
 
 def test_color_jitter_of_one_image_by_hand():
   batch, strength = images(3), 0.4
-  factors = np.asarray(jax.random.uniform(jax.random.key(3), (3, 3, 1, 1, 1), minval=0.6, maxval=1.4), np.float64)
+  factors = np.asarray(jax.random.uniform(
+      jax.random.key(3), (3, 3, 1, 1, 1), minval=0.6, maxval=1.4), np.float64)
   assert np.ptp(factors) > 0.2
   for image, (brightness, contrast, saturation), found in zip(
-      batch, factors[..., 0, 0, 0].T, augment.color_jitter(jax.random.key(3), batch, strength), strict=True):
+      batch, factors[..., 0, 0, 0].T, augment.color_jitter(jax.random.key(3), batch, strength),
+      strict=True):
     x = brightness * image.astype(np.float64)
     x = x.mean() + contrast * (x - x.mean())
     grey = x.mean(axis=2, keepdims=True)

@@ -20,7 +20,7 @@ def logits_for(predictions, way):
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def draw_many(counts, way, draws, seed):
   keys = jax.random.split(jax.random.key(seed), draws)
-  return jax.vmap(lambda key: hard_tasks.draw_classes(key, counts, way))(keys)
+  return jax.vmap(lambda key: hard_tasks.draw_hard_classes(key, counts, way))(keys)
 
 
 def draw(counts, way, draws=DRAWS, seed=0):
@@ -30,7 +30,8 @@ def draw(counts, way, draws=DRAWS, seed=0):
 
 def assert_frequency(hits, probability, draws=DRAWS):
   """Within five standard deviations of a binomial."""
-  assert abs(hits - draws * probability) <= 5 * np.sqrt(draws * probability * (1 - probability)) + 1e-9
+  deviation = np.sqrt(draws * probability * (1 - probability))
+  assert abs(hits - draws * probability) <= 5 * deviation + 1e-9
 
 
 @pytest.mark.parametrize('predictions, expected', [
@@ -48,18 +49,22 @@ def test_failure_class_has_the_lowest_query_accuracy(predictions, expected):
 def test_failure_class_counts_accuracy_not_hits():
   # Class 0 has 4 queries and 2 hits (50%), class 1 has 1 query and 1 hit (100%).
   labels = jnp.array([0, 1, 0, 0, 0])
-  failure = hard_tasks.failure_class(logits_for([0, 1, 1, 0, 1], 2), labels, jnp.array([7, 3], jnp.int32))
+  logits, class_ids = logits_for([0, 1, 1, 0, 1], 2), jnp.array([7, 3], jnp.int32)
+  failure = hard_tasks.failure_class(logits, labels, class_ids)
   assert int(failure) == 7
 
 
 def test_failure_class_ignores_how_confident_the_logits_are():
-  logits = jnp.array([[9., 0.], [9., 0.], [.51, .5], [-9., 9.]])  # Class 1 misses one, by very little.
-  assert int(hard_tasks.failure_class(logits, jnp.array([0, 0, 1, 1]), jnp.array([4, 5], jnp.int32))) == 5
+  # Class 1 misses one, by very little.
+  logits = jnp.array([[9., 0.], [9., 0.], [.51, .5], [-9., 9.]])
+  labels, class_ids = jnp.array([0, 0, 1, 1]), jnp.array([4, 5], jnp.int32)
+  assert int(hard_tasks.failure_class(logits, labels, class_ids)) == 5
 
 
 def test_failure_class_under_vmap_and_jit():
   rng = np.random.default_rng(1)
-  logits, labels = rng.normal(size=(8, 20, 4)), np.tile(np.repeat(np.arange(4), 5), (8, 1))
+  logits = rng.normal(size=(8, 20, 4))
+  labels = np.tile(np.repeat(np.arange(4), 5), (8, 1))
   class_ids = np.stack([rng.permutation(30)[:4] for _ in range(8)]).astype(np.int32)
   failures = jax.jit(jax.vmap(hard_tasks.failure_class))(logits, labels, class_ids)
   for i in range(8):
@@ -68,8 +73,9 @@ def test_failure_class_under_vmap_and_jit():
 
 
 @pytest.mark.parametrize('counts', [
-    [0, 3, 0, 1, 1, 9, 0, 2, 1, 0], [0, 0, 0, 0, 1, 1, 1, 1, 1, 0], [5, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1], [10**6, 1, 1, 1, 1, 1, 0, 0, 0, 0]])
+    [0, 3, 0, 1, 1, 9, 0, 2, 1, 0], [0, 0, 0, 0, 1, 1, 1, 1, 1, 0],
+    [5, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [1, 1, 1, 1, 1, 1, 1, 1, 1, 1], [10**6, 1, 1, 1, 1, 1, 0, 0, 0, 0]])
 def test_classes_are_distinct_and_failures_come_first(counts):
   drawn = draw(counts, 5, draws=500)
   assert drawn.shape == (500, 5) and drawn.dtype == np.int32
@@ -96,7 +102,7 @@ def test_two_classes_are_drawn_without_replacement_in_proportion():
     # Either first; the second in proportion to what is left.
     expected = counts[i] / total * counts[j] / (total - counts[i])
     expected += counts[j] / total * counts[i] / (total - counts[j])
-    assert_frequency(((drawn == (i, j)).all(axis=1)).sum(), expected)
+    assert_frequency((drawn == np.array([[i, j]])).all(axis=1).sum(), expected)
 
 
 def test_fill_up_is_uniform_over_the_other_classes():
@@ -115,4 +121,4 @@ def test_the_same_key_draws_the_same_classes():
 
 def test_more_classes_than_there_are():
   with pytest.raises(ValueError, match='4.*5'):
-    hard_tasks.draw_classes(jax.random.key(0), jnp.ones(4, jnp.int32), 5)
+    hard_tasks.draw_hard_classes(jax.random.key(0), jnp.ones(4, jnp.int32), 5)

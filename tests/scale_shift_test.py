@@ -37,7 +37,7 @@ def network_convolution(params, x):
   """An unmodified layer of a network, in JAX."""
   y = jax.lax.conv_general_dilated(x[None], params['kernel'], (1, 1), 'SAME',
                                    dimension_numbers=('NHWC', 'HWIO', 'NHWC'))[0]
-  return y + params['bias'] if 'bias' in params else y
+  return y + params['bias'][None, None] if 'bias' in params else y
 
 
 def assert_bitwise_equal(tree, expected):
@@ -71,8 +71,9 @@ def test_init_of_chosen_layers_leaves_the_others_out():
   doubled = scale_shift.modulate(params, jax.tree.map(lambda a: 2 * a + 1, phi))
   assert_bitwise_equal({'head': doubled['head'], 'rest': doubled['block1']['shortcut']},
                        {'head': params['head'], 'rest': params['block1']['shortcut']})
-  np.testing.assert_array_equal(doubled['block1']['conv1']['kernel'], 3 * params['block1']['conv1']['kernel'])
-  np.testing.assert_array_equal(doubled['block1']['conv1']['bias'], params['block1']['conv1']['bias'] + 1)
+  layer, start = doubled['block1']['conv1'], params['block1']['conv1']
+  np.testing.assert_array_equal(layer['kernel'], 3 * start['kernel'])
+  np.testing.assert_array_equal(layer['bias'], start['bias'] + 1)
 
 
 def test_initial_value_is_a_bitwise_identity():
@@ -96,9 +97,10 @@ def test_half_and_quarter_scale_on_a_convolution():
   scale = jnp.array([0.5, 0.25]).reshape(1, 1, 2, 1) * jnp.ones((1, 1, 2, 3))
   phi = {'scale': scale, 'shift': jnp.asarray(shift)}
   modulated = scale_shift.modulate({'conv': params}, {'conv': phi})['conv']
-  # By linearity: half of what input channel 0 adds, a quarter of what channel 1 adds, then bias and shift.
-  expected = (0.5 * convolve(x[..., :1], kernel[:, :, :1]) + 0.25 * convolve(x[..., 1:], kernel[:, :, 1:])
-              + bias + shift)
+  # By linearity: half of what input channel 0 adds, a quarter of what channel 1 adds, then bias
+  # and shift.
+  expected = (0.5 * convolve(x[..., :1], kernel[:, :, :1])
+              + 0.25 * convolve(x[..., 1:], kernel[:, :, 1:]) + bias + shift)
   np.testing.assert_allclose(network_convolution(modulated, x), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -106,7 +108,8 @@ def test_each_slice_has_its_own_scale():
   rng = np.random.default_rng(2)
   params, x = small_params()['block1']['conv1'], rng.normal(size=(4, 4, 2))
   scale, shift = rng.normal(size=(1, 1, 2, 3)), rng.normal(size=3)
-  phi = {'conv': {'scale': jnp.asarray(scale, jnp.float32), 'shift': jnp.asarray(shift, jnp.float32)}}
+  phi = {'conv': {'scale': jnp.asarray(scale, jnp.float32),
+                  'shift': jnp.asarray(shift, jnp.float32)}}
   out = network_convolution(scale_shift.modulate({'conv': params}, phi)['conv'], x)
   for o in range(3):
     expected = params['bias'][o] + shift[o]
@@ -121,8 +124,10 @@ def test_dense_layer():
   scale, shift, x = rng.normal(size=(4, 5)), rng.normal(size=5), rng.normal(size=(2, 4))
   phi = {'head': {'scale': jnp.asarray(scale), 'shift': jnp.asarray(shift)}}
   head = scale_shift.modulate(params, phi)['head']
-  expected = x @ (np.asarray(params['head']['kernel']) * scale) + params['head']['bias'] + shift
-  np.testing.assert_allclose(x @ head['kernel'] + head['bias'], expected, rtol=1e-5, atol=1e-6)
+  kernel, bias = np.asarray(params['head']['kernel']), np.asarray(params['head']['bias'])
+  expected = x @ (kernel * scale) + bias + shift
+  found = x @ np.asarray(head['kernel']) + np.asarray(head['bias'])
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_count():
@@ -137,33 +142,37 @@ def test_count_of_resnet12_main_convolutions_is_that_of_the_paper():
     params[f'block{block + 1}'] = layer = {}
     for i in range(3):
       c_in, c_out = widths[block] if i == 0 else widths[block + 1], widths[block + 1]
-      layer[f'conv{i + 1}'] = {'kernel': np.zeros((3, 3, c_in, c_out), np.float32), 'bias': np.zeros(c_out)}
+      layer[f'conv{i + 1}'] = {'kernel': np.zeros((3, 3, c_in, c_out), np.float32),
+                               'bias': np.zeros(c_out)}
       layers.append((f'block{block + 1}', f'conv{i + 1}'))
-    layer['shortcut'] = {'kernel': np.zeros((1, 1, widths[block], widths[block + 1]), np.float32)}
+    shape = (1, 1, widths[block], widths[block + 1])
+    layer['shortcut'] = {'kernel': np.zeros(shape, np.float32)}
   assert scale_shift.count(scale_shift.init(params, layers=tuple(layers))) == 871_424
 
 
 def test_meta_gradient_through_the_inner_loop_against_finite_differences():
   with jax.enable_x64(True):
     rng = np.random.default_rng(4)
-    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), {'conv': small_params()['block1']['conv1']})
+    params = {'conv': small_params()['block1']['conv1']}
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), params)
     support, query = rng.normal(size=(4, 5, 5, 2)), rng.normal(size=(6, 5, 5, 2))
     learner = BaseLearner(jnp.asarray(rng.normal(size=(3, 2))), jnp.asarray(rng.normal(size=2)))
 
     @jax.jit
     def loss(phi):
       conv = scale_shift.modulate(params, phi)['conv']
-      features = lambda images: jax.vmap(  # noqa: E731
-          lambda x: jnp.tanh(network_convolution(conv, x)).mean(axis=(0, 1)))(images)
-      adapted = base_learner.adapt(learner, features(support), jnp.array([0, 1, 1, 0]), features(query),
-                                   inner_lr=0.5, num_steps=6)
+      features = jax.vmap(lambda x: jnp.tanh(network_convolution(conv, x)).mean(axis=(0, 1)))
+      adapted = base_learner.adapt(learner, features(support), jnp.array([0, 1, 1, 0]),
+                                   features(query), inner_lr=0.5, num_steps=6)
       return base_learner.cross_entropy(adapted.query_logits, jnp.array([0, 0, 0, 1, 1, 1]))
 
-    phi = jax.tree.map(lambda a: jnp.asarray(a + 0.1 * rng.normal(size=a.shape)), scale_shift.init(params))
+    phi = jax.tree.map(lambda a: jnp.asarray(a + 0.1 * rng.normal(size=a.shape)),
+                       scale_shift.init(params))
     grads = jax.jit(jax.grad(loss))(phi)['conv']
     for name in ('scale', 'shift'):
       for i in np.ndindex(grads[name].shape):
-        moved = [{'conv': phi['conv'] | {name: phi['conv'][name].at[i].add(s * 1e-6)}} for s in (1, -1)]
+        moved = [{'conv': phi['conv'] | {name: phi['conv'][name].at[i].add(s * 1e-6)}}
+                 for s in (1, -1)]
         numeric = (loss(moved[0]) - loss(moved[1])) / 2e-6
         np.testing.assert_allclose(grads[name][i], numeric, rtol=1e-5, atol=1e-9)
 
@@ -171,9 +180,13 @@ def test_meta_gradient_through_the_inner_loop_against_finite_differences():
 def test_gradient_reaches_only_scale_and_shift_of_the_tree():
   params = small_params()
   phi = scale_shift.init(params, layers=(('head',),))
-  total = lambda phi: sum(jnp.sum(a) for a in jax.tree.leaves(scale_shift.modulate(params, phi)))  # noqa: E731
+
+  def total(phi):
+    return sum(jnp.sum(a) for a in jax.tree.leaves(scale_shift.modulate(params, phi)))
+
   grads = jax.grad(total)(phi)
-  np.testing.assert_allclose(grads['head']['scale'], params['head']['kernel'])  # d(W * s)/ds = W
+  # d(W * s)/ds = W
+  np.testing.assert_allclose(grads['head']['scale'], params['head']['kernel'])
   np.testing.assert_allclose(grads['head']['shift'], np.ones(5))
 
 

@@ -1,6 +1,6 @@
 """This library's side of every measure, as a worker process: `python -m benchmarks.ours.worker`.
 
-It answers requests on stdin, as README.md has them; what is measured stands in measures.py.
+It answers requests on stdin, as README.md has them; measures.py names what is measured.
 """
 import json
 import os
@@ -12,24 +12,30 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.ours import measures
-from launch.flags import session
+from mtl_jax.runs import xla
+
+# A run of so many seconds may leave so much memory to be freed that the next one has not enough.
+_LONG_RUN = 1.0
+_LONGEST_ERROR = 300  # characters
 
 
 class Server:
   """Answers requests; holds one measure at a time."""
 
   def __init__(self):
-    self._measure = None
+    self._unit = None
 
   def about(self) -> dict:
     """Describes this worker."""
     device = jax.devices()[0]
-    return {'name': 'jax', 'versions': {'jax': jax.__version__, 'numpy': np.__version__}, 'threads': machine.cores(),
-            'device': machine.cpu_model() if device.platform == 'cpu' else device.device_kind,
+    on_cpu = device.platform == 'cpu'
+    return {'name': 'jax', 'versions': {'jax': jax.__version__, 'numpy': np.__version__},
+            'threads': machine.cores(),
+            'device': machine.cpu_model() if on_cpu else device.device_kind,
             'platform': device.platform, 'devices': jax.device_count()}
 
   def answer(self, request: dict) -> dict:
-    """Does what is asked for.
+    """Carries a request out.
 
     Args:
       request: of the protocol.
@@ -38,39 +44,41 @@ class Server:
       The answer; {'error': one line} for whatever goes wrong.
     """
     try:
-      return self._do(dict(request))
+      return self._answer(dict(request))
     except Exception as error:
-      return {'error': f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'}
+      text = ' '.join(str(error).split())[:_LONGEST_ERROR]
+      return {'error': f'{type(error).__name__}: {text}'}
 
-  def _do(self, request):
+  def _answer(self, request):
     action = request.pop('do', None)
     if action == 'setup':
-      self._measure = None  # what was there makes room
+      self._unit = None  # the measure before it makes room
       start = time.perf_counter()
-      self._measure = measures.prepare(request.pop('measure'), request.pop('mode'), request)
-      return {'seconds': time.perf_counter() - start, **self._measure.about}
+      self._unit = measures.prepare(request.pop('measure'), request.pop('mode'), request)
+      return {'seconds': time.perf_counter() - start, **self._unit.about}
     if action not in ('run', 'save'):
       raise ValueError(f'expected do to be setup, run or save, got {action!r}')
-    if self._measure is None:
+    if self._unit is None:
       raise ValueError(f'expected a setup before {action}')
     if action == 'save':
-      return {'value': self._measure.save(request['path'])}
+      return {'value': self._unit.save(request['path'])}
     return self._timed()
 
   def _timed(self):
     machine.reset_peak()
     start = time.perf_counter()
-    result = jax.block_until_ready(self._measure.run())  # the mean of an array is an array, and may be on its way
+    # The mean of an array is an array, and may be on its way.
+    result = jax.block_until_ready(self._unit.run())
     seconds = time.perf_counter() - start
-    value = result if self._measure.amount is None else self._measure.amount / seconds
+    value = result if self._unit.amount is None else self._unit.amount / seconds
     stats = jax.local_devices()[0].memory_stats() or {}
     peak = stats.get('peak_bytes_in_use', machine.peak_bytes())
-    if seconds > 1:
+    if seconds > _LONG_RUN:
       machine.wait_for_release()
     return {'seconds': seconds, 'value': float(value), 'peak_bytes': peak}
 
 
-def _answer(server, line):
+def _answer_line(server, line):
   try:
     request = json.loads(line)
   except ValueError:
@@ -82,11 +90,11 @@ def main():
   """Answers until the input ends; whatever libraries print goes to stderr."""
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
-  session.prepare_jax()
+  xla.prepare()
   server = Server()
   print(json.dumps(server.about()), file=answers, flush=True)
   for line in sys.stdin:
-    print(json.dumps(_answer(server, line)), file=answers, flush=True)
+    print(json.dumps(_answer_line(server, line)), file=answers, flush=True)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,10 @@
-"""Meta-transfer learning in PyTorch: base-learner, inner loop, and the query loss of one task or of many at once.
+"""Meta-transfer learning in PyTorch: base-learner, inner loop, and query loss of one or many tasks.
 
-Our own version, written to be compared with: the loop is the one that the paper writes down, differentiated by
-`torch.autograd.grad`. Shapes below are of one task; all functions also take tasks stacked in front.
+An implementation of our own, written to be compared with: the loop is the one that the paper writes
+down, differentiated by `torch.autograd.grad`. The shapes below are those of one task; all functions
+also take tasks stacked in front.
+
+Letters: N classes of a task, n support and m query images, d feature width, H W pixels.
 """
 import torch
 from torch import nn
@@ -24,7 +27,7 @@ class Model(nn.Module):
 
 
 def scores(features, weight, bias):
-  """Classifies linearly.
+  """Computes the logits of a linear classifier.
 
   Args:
     features: [n, d].
@@ -32,7 +35,7 @@ def scores(features, weight, bias):
     bias: [N].
 
   Returns:
-    Logits [n, N].
+    [n, N].
   """
   if features.ndim == 2:
     return F.linear(features, weight, bias)
@@ -40,7 +43,9 @@ def scores(features, weight, bias):
 
 
 def support_loss(weight, bias, features, labels):
-  """Averages the cross-entropy over the images of a task, and sums over tasks, which leaves their gradients apart.
+  """Computes the cross-entropy, averaged over the images of a task and summed over tasks.
+
+  As a sum over tasks, the gradient with respect to the weights of one task is that of its own loss.
 
   Args:
     weight: [N, d].
@@ -49,14 +54,15 @@ def support_loss(weight, bias, features, labels):
     labels: [n].
 
   Returns:
-    A scalar.
+    A scalar, nats.
   """
   logits = scores(features, weight, bias)
-  return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction='sum') / labels.shape[-1]
+  total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction='sum')
+  return total / labels.shape[-1]
 
 
 def by_autograd(weight, bias, features, labels, create_graph):
-  """Gives the gradient of the support loss by `torch.autograd.grad`.
+  """Computes the gradient of the support loss by `torch.autograd.grad`.
 
   Args:
     weight: [N, d].
@@ -76,14 +82,16 @@ def by_autograd(weight, bias, features, labels, create_graph):
 
 
 def by_func(weight, bias, features, labels, create_graph):
-  """Gives the gradient of the support loss by `torch.func.grad`, which `vmap` and `torch.compile` can see through.
+  """Computes the gradient of the support loss by `torch.func.grad`.
+
+  `vmap` and `torch.compile` can see through this form, but not through `by_autograd`.
 
   Args:
     weight: [N, d].
     bias: [N].
     features: [n, d].
     labels: [n].
-    create_graph: not read; the graph is there if the arguments have one.
+    create_graph: not read; there is a graph if the arguments have one.
 
   Returns:
     The gradients with respect to weight and bias.
@@ -93,7 +101,9 @@ def by_func(weight, bias, features, labels, create_graph):
 
 
 def adapt(weight, bias, features, labels, *, inner_steps, inner_lr, order, gradient=by_autograd):
-  """Adapts the base-learner to the support set: θ' <- θ' - α ∇ L_support(θ'), step after step.
+  """Adapts the base-learner to the support set by gradient descent.
+
+      θ' <- θ' - α ∇ L_support(θ'),   starting at θ' = θ   (equation 2 of the paper)
 
   Args:
     weight: [N, d].
@@ -102,24 +112,26 @@ def adapt(weight, bias, features, labels, *, inner_steps, inner_lr, order, gradi
     labels: [n].
     inner_steps: number of steps.
     inner_lr: α.
-    order: 'second' differentiates through the loop, 'first' holds what it adds to θ constant.
+    order: 'second' differentiates through the loop; 'first' holds the change θ' - θ constant.
     gradient: `by_autograd` or `by_func`.
 
   Returns:
     Adapted weight and bias.
   """
   second = order == 'second'
+  # Without second order nothing of the loop is differentiated, so that it needs no graph.
   if not second:
     features = features.detach()
   w, b = (weight, bias) if second else (weight.detach(), bias.detach())
   for _ in range(inner_steps):
     grad_w, grad_b = gradient(w, b, features, labels, second)
     w, b = w - inner_lr * grad_w, b - inner_lr * grad_b
+  # In first order the value is that of θ', and the gradient that of θ.
   return (w, b) if second else (weight + (w - weight.detach()), bias + (b - bias.detach()))
 
 
 def query_loss(weight, bias, support, support_labels, query, query_labels, **inner):
-  """Averages the cross-entropy of the query set after adaptation, over images and tasks.
+  """Computes the cross-entropy of the query set after adaptation, averaged over images and tasks.
 
   Args:
     weight: [N, d], of the base-learner; the same for all tasks.
@@ -128,31 +140,31 @@ def query_loss(weight, bias, support, support_labels, query, query_labels, **inn
     support_labels: [n].
     query: features [m, d].
     query_labels: [m].
-    **inner: as the keywords of `adapt`.
+    **inner: keywords of `adapt`.
 
   Returns:
-    A scalar.
+    A scalar, nats.
   """
   many = support.shape[:-2]
-  weight, bias = adapt(weight.expand(*many, *weight.shape), bias.expand(*many, *bias.shape), support, support_labels,
-                       **inner)
+  start = weight.expand(*many, *weight.shape), bias.expand(*many, *bias.shape)
+  weight, bias = adapt(*start, support, support_labels, **inner)
   return F.cross_entropy(scores(query, weight, bias).flatten(0, -2), query_labels.flatten())
 
 
 def query_loss_vmapped(weight, bias, support, support_labels, query, query_labels, **inner):
-  """Gives the `query_loss` of stacked tasks by `torch.func`: gradient and loss of one task, vmapped over tasks.
+  """Computes the `query_loss` of stacked tasks by `torch.func.vmap` over the loss of one task.
 
   Args:
-    weight: [N, d].
+    weight: [N, d], of the base-learner; the same for all tasks.
     bias: [N].
     support: features [tasks, n, d].
     support_labels: [tasks, n].
     query: features [tasks, m, d].
     query_labels: [tasks, m].
-    **inner: as the keywords of `adapt`, without `gradient`.
+    **inner: keywords of `adapt`, without `gradient`.
 
   Returns:
-    A scalar.
+    A scalar, nats.
   """
   def one(*task):
     return query_loss(weight, bias, *task, gradient=by_func, **inner)
@@ -164,7 +176,7 @@ def encode(network, support_images, query_images, order):
   """Computes the features of the images of one task or of stacked tasks.
 
   Args:
-    network: images [B, 3, H, W] -> [B, d].
+    network: maps images [B, 3, H, W] to features [B, d].
     support_images: [n, 3, H, W].
     query_images: [m, 3, H, W].
     order: with 'first' no gradient goes into the support features, which then need no graph.
@@ -178,5 +190,7 @@ def encode(network, support_images, query_images, order):
       support = network(support)
     query = network(query)
   else:
-    support, query = network(torch.cat([support, query])).split([len(support), len(query)])
-  return support.unflatten(0, support_images.shape[:-3]), query.unflatten(0, query_images.shape[:-3])
+    features = network(torch.cat([support, query]))
+    support, query = features.split([len(support), len(query)])
+  return (support.unflatten(0, support_images.shape[:-3]),
+          query.unflatten(0, query_images.shape[:-3]))

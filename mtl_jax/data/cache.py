@@ -1,11 +1,11 @@
 """Decoded data sets on disk, so that the second load takes a moment.
 
-One entry is one directory `<name>-<key>` holding `train.npy`, `val.npy`, `test.npy` (uint8 images, class
-after class) and `entry.json` (all else). The key is a hash of everything that affects the result, so an entry
-is never updated: changed sources make another one.
+An entry is a directory `<name>-<key>` that holds `train.npy`, `val.npy` and `test.npy` (uint8
+images, class after class) and `entry.json` (all else). The key is a hash of everything that affects
+the result, so an entry is never updated: changed sources make another entry.
 
-Small sets are built in memory and written (`load_or_build`); sets that may be larger than memory are written
-class after class (`load_or_stream`).
+Small sets are built in memory and written (`load_or_build`); sets that may be larger than memory
+are written class after class (`load_or_stream`).
 """
 import contextlib
 import hashlib
@@ -32,25 +32,26 @@ def directory(cache_dir: str | os.PathLike | None) -> pathlib.Path:
   """Makes the cache directory, by default the per-user one.
 
   Raises:
-    ValueError: If it cannot be written.
+    ValueError: it cannot be written.
   """
   root = pathlib.Path(platformdirs.user_cache_dir('mtl_jax') if cache_dir is None else cache_dir)
   try:
     root.mkdir(parents=True, exist_ok=True)
   except OSError as e:
-    raise ValueError(f'cache_dir {root}: cannot be made ({e.strerror}); pass one that can be written') from e
+    raise ValueError(f'cache_dir {root}: cannot be made ({e.strerror}); pass one that can be '
+                     'written') from e
   if not os.access(root, os.W_OK | os.X_OK):
     raise ValueError(f'cache_dir {root}: cannot be written; pass one that can')
   return root
 
 
 def digest(key: Any) -> str:
-  """A short name for a key made of JSON values."""
+  """Computes a short name for a key made of JSON values."""
   return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint(paths: Iterable[str | os.PathLike]) -> list[list]:
-  """Path, size in bytes and time of change of each file: differs when a file was replaced."""
+  """Lists path, size in bytes and time of change of each file: differs when one was replaced."""
   found = []
   for path in sorted(str(p) for p in paths):
     stat = os.stat(path)
@@ -62,13 +63,14 @@ def load_or_build(name: str, key: dict[str, Any], build: Callable[[], types.Data
                   root: pathlib.Path) -> types.Dataset:
   """Reads the entry of `key`, or builds the data set and writes the entry.
 
-  A damaged entry is built again, with a warning; one that cannot be written (a full disk) costs a warning.
+  A damaged entry is built again, with a warning; a failure to write (a full disk) is a warning too.
 
   Args:
-    name: Name of the data set, the first part of the entry's name.
-    key: Everything that affects the result, as JSON values: version, image size, `fingerprint` of sources.
-    build: Called without arguments when there is no sound entry.
-    root: Where entries lie, see `directory`.
+    name: name of the data set, the first part of the entry's name.
+    key: everything that affects the result, as JSON values: version, image size, `fingerprint` of
+      the sources.
+    build: called without arguments when there is no sound entry.
+    root: where entries lie, see `directory`.
 
   Returns:
     The data set; its images are read-only and mapped from disk when they come from an entry.
@@ -82,28 +84,32 @@ def load_or_build(name: str, key: dict[str, Any], build: Callable[[], types.Data
   try:
     _write(entry, built, key)
   except OSError as e:
-    warnings.warn(f'{name}: decoded images not cached in {root}: {e}; pass another cache_dir', stacklevel=2)
+    warnings.warn(f'{name}: decoded images not cached in {root}: {e}; pass another cache_dir',
+                  stacklevel=2)
   return built
 
 
 def load_or_stream(name: str, key: dict[str, Any], read: Callable[[], pools.Streams], flip: bool,
                    root: pathlib.Path) -> types.Dataset:
-  """Reads the entry of `key`, or writes it class after class: no more than one class is held in memory.
+  """Reads the entry of `key`, or writes it class after class: memory holds one class at a time.
 
-  A damaged entry is written again, with a warning. Of several processes one writes, and the others wait for it.
+  A damaged entry is written again, with a warning. Of several processes the first writes, and the
+  others wait for it.
 
   Args:
-    name: As in `load_or_build`.
-    key: As in `load_or_build`.
-    read: Gives the classes of each split, when there is no sound entry; all images are of one shape.
-    flip: As in types.Dataset.
-    root: As in `load_or_build`.
+    name: as in `load_or_build`.
+    key: as in `load_or_build`.
+    read: returns the classes of each split, when there is no sound entry; all images are of one
+      shape.
+    flip: as in types.Dataset.
+    root: as in `load_or_build`.
 
   Returns:
     The data set; its images are read-only and mapped from disk.
 
   Raises:
-    ValueError: If the entry cannot be written: there may be no room for it elsewhere.
+    ValueError: the entry cannot be written. Here that is an error, as the images may not fit
+      elsewhere.
   """
   key = {'format': FORMAT, 'name': name, **key}
   entry = root / f'{name}-{digest(key)}'
@@ -117,93 +123,115 @@ def load_or_stream(name: str, key: dict[str, Any], read: Callable[[], pools.Stre
         _stream(entry, read(), key, flip)
         found = _read(entry, name)
   except OSError as e:
-    raise ValueError(f'{name}: decoded images cannot be written to {root} ({e}); make room there, or pass another '
-                     'cache_dir') from e
+    raise ValueError(f'{name}: decoded images cannot be written to {root} ({e}); make room there, '
+                     'or pass another cache_dir') from e
   if found is None:
     raise ValueError(f'{name}: {entry} is damaged although just written; pass another cache_dir')
   return found
 
 
 def _read(entry: pathlib.Path, name: str) -> types.Dataset | None:
-  """The data set of an entry, or None if there is none or it is damaged."""
+  """Reads the data set of an entry; None where there is none, or it is damaged."""
   if not entry.is_dir():
     return None
   try:
     meta = json.loads((entry / 'entry.json').read_text(encoding='utf-8'))
-    splits = [_read_pool(entry / f'{split}.npy', meta[split]) for split in pools.SPLITS]
+    mean, std = (np.asarray(meta[moment], np.float32) for moment in ('mean', 'std'))
+    train, val, test = (
+        _read_pool(entry / f'{split}.npy', meta[split], types.Normalization(mean, std))
+        for split in pools.SPLITS)
     names = {split: tuple(meta[split]['class_names']) for split in pools.SPLITS}
-    mean, std = (np.asarray(meta[k], np.float32) for k in ('mean', 'std'))
-    return types.Dataset(name, *splits, names, mean, std, meta['flip'])
+    return types.Dataset(name, train, val, test, names, meta['flip'])
   except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
     reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-    warnings.warn(f'{name}: cached entry {entry} is damaged ({reason}); building it again', stacklevel=3)
+    warnings.warn(f'{name}: cached entry {entry} is damaged ({reason}); building it again',
+                  stacklevel=3)
     return None
 
 
-def _read_pool(path: pathlib.Path, meta: dict[str, Any]) -> types.ImagePool:
+def _read_pool(path: pathlib.Path, meta: dict[str, Any],
+               normalization: types.Normalization) -> types.ImagePool:
   images = np.load(path, mmap_mode='r', allow_pickle=False)
   sizes = np.asarray(meta['class_sizes'], np.int32)
-  if images.dtype != np.uint8 or list(images.shape) != meta['shape'] or sizes.sum() != len(images):
+  if (images.dtype != np.uint8 or list(images.shape) != meta['shape']
+      or sizes.sum() != len(images)):
     raise ValueError(f"{path.name}: expected uint8 {meta['shape']}, found {images.dtype} "
                      f"{list(images.shape)}")
-  return types.ImagePool(images, pools.offsets(sizes), sizes)
+  return types.ImagePool(images, pools.offsets(sizes), sizes, normalization)
 
 
 def _write(entry: pathlib.Path, dataset: types.Dataset, key: dict[str, Any]) -> None:
-  with _whole(entry, f'.{entry.name}-{uuid.uuid4().hex}') as temp:
-    meta = {'key': key, 'mean': dataset.mean.tolist(), 'std': dataset.std.tolist(),
-            'flip': dataset.flip}
+  assert dataset.train.normalization is not None  # `pools.dataset` has seen to it.
+  with _replacing(entry, f'.{entry.name}-{uuid.uuid4().hex}') as temp:
+    meta: dict[str, Any] = {'key': key, **_moments(dataset.train.normalization),
+                            'flip': dataset.flip}
     for split in pools.SPLITS:
-      pool = getattr(dataset, split)
-      np.save(temp / f'{split}.npy', pool.images, allow_pickle=False)
+      pool: types.ImagePool = getattr(dataset, split)
+      np.save(temp / f'{split}.npy', np.asarray(pool.images), allow_pickle=False)
       meta[split] = {'shape': list(pool.images.shape), 'class_sizes': pool.class_sizes.tolist(),
                      'class_names': list(dataset.class_names[split])}
     (temp / 'entry.json').write_text(json.dumps(meta), encoding='utf-8')
 
 
 def _stream(entry: pathlib.Path, splits: pools.Streams, key: dict[str, Any], flip: bool) -> None:
-  # One name for all, under the lock: so what a killed process left, up to 17 GB, goes with the next attempt.
-  with _whole(entry, f'.{entry.name}.partial') as temp:
+  # One name for all processes, under the lock: the next attempt removes what a killed process left,
+  # which may be 17 GB.
+  with _replacing(entry, f'.{entry.name}.partial') as temp:
     meta: dict[str, Any] = {'key': key, 'flip': flip}
     for split in pools.SPLITS:
       meta[split], counts = _stream_split(temp / f'{split}.npy', splits[split])
       if split == 'train':
-        meta['mean'], meta['std'] = (moment.tolist() for moment in pools.moments(counts))
+        meta |= _moments(pools.normalization_of(counts))
     (temp / 'entry.json').write_text(json.dumps(meta), encoding='utf-8')
 
 
-def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, Any], np.ndarray]:
-  """Writes a .npy file class after class; gives what `entry.json` holds of it, and the counts of its values.
+def _moments(normalization: types.Normalization) -> dict[str, list[float]]:
+  return {'mean': normalization.mean.tolist(), 'std': normalization.std.tolist()}
+
+
+def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]]
+                  ) -> tuple[dict[str, Any], np.ndarray]:
+  """Writes a .npy file class after class.
 
   Plain writes, not a memory map: on a full disk they raise an error, where a map ends the process.
+
+  Returns:
+    What `entry.json` holds of the split, and the counts of its values.
   """
-  names, sizes, shape, counts = [], [], (), 0
+  names, sizes, shape, header, counts = [], [], (), 0, np.int64(0)
   with path.open('wb') as file:
     for class_name, images in classes:
-      if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (shape or images.shape[1:]):
-        raise ValueError(f"class {class_name}: expected uint8 images of shape {shape or '[n, H, W, C]'}, got "
-                         f"{images.dtype} {images.shape}")
+      if (images.dtype != np.uint8 or images.ndim != 4
+          or images.shape[1:] != (shape or images.shape[1:])):
+        raise ValueError(f"class {class_name}: expected uint8 images of shape "
+                         f"{shape or '[n, H, W, C]'}, got {images.dtype} {images.shape}")
       if not names:
         shape = images.shape[1:]
-        start = _write_header(file, (0, *shape))
+        header = _write_header(file, (0, *shape))
       file.write(np.ascontiguousarray(images).data)
-      counts += pools.count_values(images)
+      counts = counts + pools.count_values(images)
       names.append(class_name)
       sizes.append(len(images))
+    if not names:
+      raise ValueError(f'{path}: expected at least one class, got none')
     file.seek(0)
-    if _write_header(file, (sum(sizes), *shape)) != start:  # NumPy leaves room for the number of images to grow.
+    # NumPy leaves room for the number of images to grow, so the second header fits in the first.
+    if _write_header(file, (sum(sizes), *shape)) != header:
       raise ValueError(f'{path}: the header of {sum(sizes)} images does not fit')
-  return {'shape': [sum(sizes), *shape], 'class_sizes': sizes, 'class_names': names}, counts
+  meta = {'shape': [sum(sizes), *shape], 'class_sizes': sizes, 'class_names': names}
+  return meta, np.asarray(counts)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
-  np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+  """Writes the header of a .npy file of bytes; returns where it ends."""
+  header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
+  np.lib.format.write_array_header_1_0(file, header)
   return file.tell()
 
 
 @contextlib.contextmanager
-def _whole(entry: pathlib.Path, temp_name: str) -> Iterator[pathlib.Path]:
-  """A directory to write in, that then takes the place of the entry: a reader sees a whole entry or none."""
+def _replacing(entry: pathlib.Path, temp_name: str) -> Iterator[pathlib.Path]:
+  """Makes a directory to write in, which then replaces the entry: readers see whole entries."""
   temp = entry.with_name(temp_name)
   shutil.rmtree(temp, ignore_errors=True)
   try:

@@ -1,7 +1,8 @@
-"""Which letters the built-in data set shows: one hundred that no rotation, mirror or font makes look alike.
+"""The letters of the built-in data set: a hundred of distinct shape.
 
-Letters of several alphabets come from the fonts that matplotlib installs. Many of them share a shape (Latin
-A, Greek Α, Cyrillic А; o, O and О; b, d, p and q), so shapes are measured, and the least alike are taken.
+Letters of several alphabets come from the fonts that matplotlib installs. Many of them share a
+shape (Latin A, Greek Α, Cyrillic А; o, O and О; b, d, p and q), so shapes are measured, and a
+hundred are taken that no rotation, mirror or font makes look alike.
 """
 import os
 import unicodedata
@@ -13,42 +14,41 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 ALPHABETS = (  # Ranges of Latin, Greek and Coptic, Cyrillic, Armenian, Georgian.
-  ('A', 'z'), ('ß', 'þ'), ('Ŋ', 'œ'), ('Α', 'ϯ'), ('Ђ', 'ѿ'), ('Ա', 'ֆ'), ('ა', 'ჰ'))
+    ('A', 'z'), ('ß', 'þ'), ('Ŋ', 'œ'), ('Α', 'ϯ'), ('Ђ', 'ѿ'), ('Ա', 'ֆ'), ('ა', 'ჰ'))
 FONT_SIZE = 64
 MIN_FACES = 4     # A letter of fewer faces would vary too little within its class.
 MIN_WIDTH = 0.36  # of the height; a narrower letter is little more than a bar.
 LETTER_SIDE = 18  # Shapes are compared at this many pixels along their longer side.
 INK = 96          # Grey value, of 255, from which a pixel counts as ink.
-REACH = 6
-SHAPE_FACES = ('DejaVuSans.ttf', 'DejaVuSerif.ttf', 'DejaVuSerif-Italic.ttf', 'STIXGeneral.ttf')
+REACH = 6         # Dilations after which a pixel counts as far away, however far it is.
+SHAPE_FACES = (  # Shapes are compared in these faces.
+    'DejaVuSans.ttf', 'DejaVuSerif.ttf', 'DejaVuSerif-Italic.ttf', 'STIXGeneral.ttf')
 
 
 class Face(NamedTuple):
-  """One font file."""
+  """A font file, opened at `FONT_SIZE` pixels."""
   name: str
   font: ImageFont.FreeTypeFont
-  code_points: frozenset
+  code_points: frozenset[int]
   bold: bool
 
 
 def load_faces() -> tuple[Face, ...]:
-  """The faces of DejaVu Sans, Sans Mono and Serif and of STIX General, by name.
-
-  Returns:
-    The faces, opened at `FONT_SIZE` pixels.
+  """Opens the faces of DejaVu Sans, Sans Mono and Serif and of STIX General, sorted by name.
 
   Raises:
-    FileNotFoundError: if matplotlib comes without these fonts.
+    FileNotFoundError: matplotlib comes without these fonts.
   """
   folder = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf')
   families = ('DejaVuSans', 'DejaVuSerif', 'STIXGeneral')
   names = os.listdir(folder) if os.path.isdir(folder) else []
-  names = sorted(n for n in names if n.startswith(families) and n.endswith('.ttf') and 'Display' not in n)
+  names = sorted(n for n in names if n.startswith(families) and n.endswith('.ttf')
+                 and 'Display' not in n)
   missing = sorted(set(SHAPE_FACES) - set(names))
   if missing:
     raise FileNotFoundError(
-      f"expected the fonts {', '.join(missing)} of matplotlib in {folder}, found none of that name; "
-      "reinstall matplotlib from its own wheel (some distributions strip its fonts)")
+        f"expected the fonts {', '.join(missing)} of matplotlib in {folder}, found none of that "
+        'name; reinstall matplotlib from its own wheel (some distributions strip its fonts)')
   return tuple(_open(os.path.join(folder, name)) for name in names)
 
 
@@ -56,30 +56,31 @@ def _open(path: str) -> Face:
   # The basic layout draws letters as they are, whether or not Pillow was built with text shaping.
   font = ImageFont.truetype(path, FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
   with TTFont(path, lazy=True) as file:
-    code_points = frozenset(file.getBestCmap())
+    code_points = frozenset(file.getBestCmap() or ())
   name = os.path.basename(path)
-  return Face(name, font, code_points, 'Bol' in name)
+  return Face(name, font, code_points, bold='Bol' in name)  # STIX has it as "Bol".
 
 
 def choose_letters(faces: tuple[Face, ...], count: int) -> tuple[str, ...]:
-  """`count` letters of distinct shape.
+  """Chooses letters of distinct shape.
 
-  Takes, again and again, the letter that is farthest from those taken, argmax_letter min_taken
-  distance(letter, taken), starting from the letter farthest from all others on average.
+  Starts from the letter farthest from all others on average, and takes, again and again, the letter
+  that is farthest from those taken: argmax_letter min_taken distance(letter, taken).
 
   Args:
-    faces: from `load_faces`.
-    count: how many letters.
+    faces: all faces of `load_faces`.
+    count: how many letters to choose.
 
   Returns:
     The letters in order of code point.
 
   Raises:
-    ValueError: if the fonts hold fewer letters than `count`.
+    ValueError: the fonts hold fewer letters than `count`.
   """
   letters = candidates(faces)
   if count > len(letters):
-    raise ValueError(f'expected at most {len(letters)} letters (all that the fonts hold), got count={count}')
+    raise ValueError(f'expected at most {len(letters)} letters (all that the fonts hold), got '
+                     f'count={count}')
   apart = distance(letters, faces)
   np.fill_diagonal(apart, -1)  # No letter is taken twice.
   taken = [int(apart.astype(np.float64).sum(axis=1).argmax())]
@@ -91,33 +92,36 @@ def choose_letters(faces: tuple[Face, ...], count: int) -> tuple[str, ...]:
 
 
 def candidates(faces: tuple[Face, ...]) -> tuple[str, ...]:
-  """Letters of `ALPHABETS` in enough faces and wide enough, without accented and other composed forms."""
+  """Lists the letters of `ALPHABETS` in enough faces and wide enough; none with an accent."""
   spans = [range(ord(first), ord(last) + 1) for first, last in ALPHABETS]
   letters = [chr(code) for span in spans for code in span]
   return tuple(
-    letter for letter in letters
-    if unicodedata.category(letter) in ('Lu', 'Ll', 'Lo') and not unicodedata.decomposition(letter)
-    and sum(ord(letter) in face.code_points for face in faces) >= MIN_FACES
-    and min((_width(letter, face) for face in _shape_faces(letter, faces)), default=0) >= MIN_WIDTH)
+      letter for letter in letters
+      # Letters proper, and no composed forms.
+      if unicodedata.category(letter) in ('Lu', 'Ll', 'Lo')
+      and not unicodedata.decomposition(letter)
+      and sum(ord(letter) in face.code_points for face in faces) >= MIN_FACES
+      and min((_width(letter, face) for face in _shape_faces(letter, faces)), default=0)
+      >= MIN_WIDTH)
 
 
 def _shape_faces(letter: str, faces: tuple[Face, ...]) -> list[Face]:
-  """The faces in which the shape of a letter is measured."""
+  """Lists the faces in which the shape of a letter is measured."""
   return [face for face in faces if face.name in SHAPE_FACES and ord(letter) in face.code_points]
 
 
 def _width(letter: str, face: Face) -> float:
-  """Width of the ink / its height."""
+  """Computes the width of the ink / its height."""
   width, height = draw_letter(letter, face).size
   return width / height
 
 
 def draw_letter(letter: str, face: Face, stroke: float = 0.0) -> Image.Image:
-  """White ink on black, cropped to the ink.
+  """Draws white ink on black, cropped to the ink.
 
   Args:
-    letter: one character that the face has.
-    face: the font.
+    letter: a character that the face has.
+    face: from `load_faces`.
     stroke: pixels added on either side of each stroke, at `FONT_SIZE`.
 
   Returns:
@@ -126,20 +130,22 @@ def draw_letter(letter: str, face: Face, stroke: float = 0.0) -> Image.Image:
   left, top, right, bottom = face.font.getbbox(letter, stroke_width=stroke)
   size = int(np.ceil(right - left)) + 2, int(np.ceil(bottom - top)) + 2
   image = Image.new('L', size)
-  ImageDraw.Draw(image).text((1 - left, 1 - top), letter, fill=255, font=face.font, stroke_width=stroke)
+  ImageDraw.Draw(image).text((1 - left, 1 - top), letter, fill=255, font=face.font,
+                             stroke_width=stroke)
   return image.crop(image.getbbox())
 
 
 def distance(letters: tuple[str, ...], faces: tuple[Face, ...]) -> np.ndarray:
-  """How far apart the shapes of two letters stay, in pixels of a letter `LETTER_SIDE` pixels long.
+  """Measures how far apart the shapes of letters stay, in pixels of a letter `LETTER_SIDE` long.
 
   distance(a, b) = min over the faces of a, the faces of b, the 4 rotations and the mirror of
-  max(mean over ink p of x of d(p, y), mean over ink q of y of d(q, x)), where x and y are the inks of a and b
-  scaled to one size, and d(p, y) is how many one-pixel dilations of y it takes to reach p (`REACH` at most).
+  max(mean over ink p of x of d(p, y), mean over ink q of y of d(q, x)), where x and y are the inks
+  of a and b scaled to one size, and d(p, y) is how many one-pixel dilations of y it takes to reach
+  p (`REACH` at most).
 
   Args:
     letters: n letters.
-    faces: from `load_faces`; only those in `SHAPE_FACES` are compared.
+    faces: faces of `load_faces`; only `SHAPE_FACES` among them are compared.
 
   Returns:
     float32 [n, n], symmetric, in [0, REACH]; the diagonal is 0.
@@ -151,7 +157,8 @@ def distance(letters: tuple[str, ...], faces: tuple[Face, ...]) -> np.ndarray:
   apart = np.full((len(ink), len(ink)), REACH, np.float32)
   for flip in (1, -1):
     for turns in range(4):
-      ink_moved, far_moved = (np.rot90(side[:, :, ::flip], turns, axes=(1, 2)) for side in (ink, far))
+      ink_moved, far_moved = (np.rot90(side[:, :, ::flip], turns, axes=(1, 2))
+                              for side in (ink, far))
       forth, back = _sums(ink, far_moved) / area[:, None], _sums(far, ink_moved) / area
       np.minimum(apart, np.maximum(forth, back), out=apart)
   starts = np.searchsorted([i for i, _ in drawn], np.arange(len(letters)))
@@ -161,18 +168,22 @@ def distance(letters: tuple[str, ...], faces: tuple[Face, ...]) -> np.ndarray:
 
 
 def _shape(letter: str, face: Face) -> np.ndarray:
-  """Ink of one size, amid a margin: 0 or 1, float32 [S, S]."""
+  """Scales the ink to `LETTER_SIDE`, amid a margin: 0 or 1, float32 [S, S]."""
   ink = draw_letter(letter, face)
   zoom = LETTER_SIDE / max(ink.size)
   width, height = (max(1, round(side * zoom)) for side in ink.size)
   side = LETTER_SIDE + 2
   image = Image.new('L', (side, side))
-  image.paste(ink.resize((width, height), Image.Resampling.BOX), ((side - width) // 2, (side - height) // 2))
+  corner = (side - width) // 2, (side - height) // 2
+  image.paste(ink.resize((width, height), Image.Resampling.BOX), corner)
   return (np.asarray(image) >= INK).astype(np.float32)
 
 
 def _steps_to(ink: np.ndarray) -> np.ndarray:
-  """For each pixel how many one-pixel dilations it takes the ink to reach it, at most `REACH`: [n, S, S]."""
+  """Counts the one-pixel dilations that it takes the ink to reach each pixel: [n, S, S].
+
+  A pixel that is not reached by `REACH` of them counts as `REACH`.
+  """
   far = np.zeros_like(ink)
   for _ in range(REACH):
     far += 1 - ink
@@ -183,5 +194,8 @@ def _steps_to(ink: np.ndarray) -> np.ndarray:
 
 
 def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """<x_i, y_j> for all i, j. Whole numbers: exact, so that every machine takes the same letters."""
+  """Computes <x_i, y_j> for all i, j.
+
+  The numbers are whole, so sums are exact and every machine takes the same letters.
+  """
   return x.reshape(len(x), -1) @ y.reshape(len(y), -1).T

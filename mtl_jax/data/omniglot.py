@@ -21,15 +21,16 @@ MEMBER_LIMIT = 2**16  # bytes; a drawing has some 200
 # No alphabet is in two splits, so that no stroke habit of a script seen in training helps at test.
 ALPHABETS = {
     'train': (  # 654 characters
-        'Alphabet_of_the_Magi', 'Anglo-Saxon_Futhorc', 'Arcadian', 'Armenian', 'Asomtavruli_(Georgian)',
-        'Balinese', 'Bengali', 'Blackfoot_(Canadian_Aboriginal_Syllabics)', 'Braille', 'Burmese_(Myanmar)',
-        'Cyrillic', 'Early_Aramaic', 'Futurama', 'Grantha', 'Greek', 'Gujarati', 'Japanese_(hiragana)',
+        'Alphabet_of_the_Magi', 'Anglo-Saxon_Futhorc', 'Arcadian', 'Armenian',
+        'Asomtavruli_(Georgian)', 'Balinese', 'Bengali',
+        'Blackfoot_(Canadian_Aboriginal_Syllabics)', 'Braille', 'Burmese_(Myanmar)', 'Cyrillic',
+        'Early_Aramaic', 'Futurama', 'Grantha', 'Greek', 'Gujarati', 'Japanese_(hiragana)',
         'Korean', 'Latin', 'Malay_(Jawi_-_Arabic)'),
     'val': (  # 126 characters
         'Hebrew', 'Inuktitut_(Canadian_Aboriginal_Syllabics)', 'N_Ko', 'Tifinagh'),
     'test': (  # 184 characters
-        'Japanese_(katakana)', 'Mkhedruli_(Georgian)', 'Ojibwe_(Canadian_Aboriginal_Syllabics)', 'Sanskrit',
-        'Syriac_(Estrangelo)', 'Tagalog'),
+        'Japanese_(katakana)', 'Mkhedruli_(Georgian)', 'Ojibwe_(Canadian_Aboriginal_Syllabics)',
+        'Sanskrit', 'Syriac_(Estrangelo)', 'Tagalog'),
 }
 
 
@@ -37,27 +38,32 @@ def read(source: pathlib.Path) -> dict[str, pools.Classes]:
   """Reads the drawings, ink 255 on 0.
 
   Args:
-    source: The archive, or the extracted folder: ALPHABET/CHARACTER/*.png below `images_background/`.
+    source: the archive, or the extracted folder: ALPHABET/CHARACTER/*.png below
+      `images_background/`.
 
   Returns:
-    The classes of each split: `ALPHABET/CHARACTER` and uint8 [n, 105, 105, 1], in the order of file names.
+    The classes of each split: `ALPHABET/CHARACTER` and uint8 [n, 105, 105, 1], in the order of file
+    names.
 
   Raises:
-    ValueError: If a drawing cannot be read, or an alphabet is missing.
+    ValueError: a drawing cannot be read, or an alphabet is missing.
   """
   drawings: dict[str, dict[str, list[np.ndarray]]] = {}
   for path, content in archives.read_pngs(source, MEMBER_LIMIT):
     alphabet, character = path.parts[-3:-1] if len(path.parts) >= 3 else ('', '')
-    drawings.setdefault(alphabet, {}).setdefault(character, []).append(_ink(f'{source}:{path}', content))
+    of_alphabet = drawings.setdefault(alphabet, {})
+    of_alphabet.setdefault(character, []).append(_ink(f'{source}:{path}', content))
   missing = [a for alphabets in ALPHABETS.values() for a in alphabets if a not in drawings]
   if missing:
     raise ValueError(f"{source}: expected 30 folders of alphabets with drawings, missing "
                      f"{', '.join(missing)}")
-  return {split: [(f'{a}/{c}', np.stack(drawings[a][c])) for a in alphabets for c in sorted(drawings[a])]
+  return {split: [(f'{a}/{c}', np.stack(drawings[a][c]))
+                  for a in alphabets for c in sorted(drawings[a])]
           for split, alphabets in ALPHABETS.items()}
 
 
 def _ink(name: str, content: bytes) -> np.ndarray:
+  """Decodes a drawing to its negative, uint8 [105, 105, 1]."""
   try:
     with Image.open(io.BytesIO(content), formats=['PNG']) as image:
       if image.size != (SIDE, SIDE):

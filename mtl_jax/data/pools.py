@@ -1,4 +1,4 @@
-"""From images and labels to the pools that episodes are drawn from."""
+"""Pools of images, which episodes are drawn from, and the normalisation that they carry."""
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -7,6 +7,9 @@ from PIL import Image
 from mtl_jax import types
 
 SPLITS = ('train', 'val', 'test')
+NUM_VALUES = 256  # of a pixel
+COUNTED_AT_ONCE = 16  # images: few enough to stay in the cache of the processor
+
 Classes = list[tuple[str, np.ndarray]]  # name of a class, its images uint8 [n, H, W, C]
 Streams = Mapping[str, Iterable[tuple[str, np.ndarray]]]  # split -> the same, one class at a time
 
@@ -17,13 +20,13 @@ def build(images: np.ndarray, labels: np.ndarray, num_classes: int) -> types.Ima
   Args:
     images: uint8 [n, H, W, C].
     labels: int [n], in [0, num_classes).
-    num_classes: Number of classes; each must have an image.
+    num_classes: number of classes; each must have an image.
 
   Returns:
-    A pool of NumPy arrays.
+    A pool of NumPy arrays, without a normalisation: `dataset` computes that.
 
   Raises:
-    ValueError: If the images are not uint8 [n, H, W, C], or a class has no image.
+    ValueError: the images are not uint8 [n, H, W, C], or a class has no image.
 
   >>> pool = build(np.zeros((3, 2, 2, 1), np.uint8), np.array([1, 0, 1]), 2)
   >>> pool.class_offsets.tolist(), pool.class_sizes.tolist()
@@ -35,134 +38,80 @@ def build(images: np.ndarray, labels: np.ndarray, num_classes: int) -> types.Ima
                      f'{images.shape} and {len(labels)} labels')
   sizes = np.bincount(labels, minlength=num_classes).astype(np.int32)
   if len(sizes) != num_classes or not sizes.all():
-    raise ValueError(f'expected images of each of {num_classes} classes, got counts {sizes.tolist()}')
+    raise ValueError(f'expected images of each of {num_classes} classes, got counts '
+                     f'{sizes.tolist()}')
   if np.any(np.diff(labels) < 0):  # Sorting copies all images: only when needed.
     images = images[np.argsort(labels, kind='stable')]
   return types.ImagePool(images, offsets(sizes), sizes)
 
 
+def join(classes: Classes, normalization: types.Normalization | None = None) -> types.ImagePool:
+  """Joins the images of classes to one pool, in the order given."""
+  sizes = np.array([len(images) for _, images in classes], np.int32)
+  images = np.concatenate([images for _, images in classes])
+  return types.ImagePool(images, offsets(sizes), sizes, normalization)
+
+
 def offsets(class_sizes: np.ndarray) -> np.ndarray:
-  """Index of the first image of each class, int32 [classes]."""
+  """Computes the index of the first image of each class, int32 [classes]."""
   return (np.cumsum(class_sizes) - class_sizes).astype(np.int32)
 
 
-def mean_std(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation per channel of uint8 images [n, H, W, C] / 255; see `moments`."""
-  return moments(count_values(images))
+def dataset(name: str, splits: Sequence[types.ImagePool], class_names: dict[str, tuple[str, ...]],
+            flip: bool) -> types.Dataset:
+  """Makes a data set of three pools, normalised by its training images.
+
+  Args:
+    name: name of the data set.
+    splits: the pools of train, val and test; what they were normalised by is replaced.
+    class_names: split -> name of each class.
+    flip: whether a mirrored image is still of its class.
+  """
+  normalization = normalization_of(count_values(np.asarray(splits[0].images)))
+  train, val, test = (pool._replace(normalization=normalization) for pool in splits)
+  return types.Dataset(name, train, val, test, class_names, flip)
 
 
-def count_values(images: np.ndarray, chunk: int = 16) -> np.ndarray:
-  """How often each value is found in each channel; counts of parts of a set add up.
+def from_classes(name: str, splits: Mapping[str, Classes], flip: bool) -> types.Dataset:
+  """Makes a data set of the classes of each split; see `dataset`."""
+  names = {split: tuple(class_name for class_name, _ in splits[split]) for split in SPLITS}
+  return dataset(name, [join(splits[split]) for split in SPLITS], names, flip)
+
+
+def count_values(images: np.ndarray) -> np.ndarray:
+  """Counts how often each channel has each value; counts of parts of a set add up.
 
   Args:
     images: uint8 [n, H, W, C].
-    chunk: Images counted at a time: few enough to stay in the cache of the processor.
 
   Returns:
     int64 [C, 256].
   """
   channels = images.shape[-1]
-  counts = np.zeros((channels, 256), np.int64)
-  for start in range(0, len(images), chunk):
+  counts = np.zeros((channels, NUM_VALUES), np.int64)
+  for start in range(0, len(images), COUNTED_AT_ONCE):
     for c in range(channels):
-      counts[c] += np.bincount(images[start:start + chunk, ..., c].reshape(-1), minlength=256)
+      values = images[start:start + COUNTED_AT_ONCE, ..., c].reshape(-1)
+      counts[c] += np.bincount(values, minlength=NUM_VALUES)
   return counts
 
 
-def moments(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviation per channel of images / 255, exact for uint8.
+def normalization_of(counts: np.ndarray) -> types.Normalization:
+  """Computes mean and standard deviation per channel of images / 255, exactly.
 
   Args:
-    counts: int64 [C, 256], see `count_values`.
+    counts: int64 [C, 256], of all training images; see `count_values`.
 
   Returns:
-    mean and std, float32 [C] each; std at least 1/255.
+    float32 [C] each; the standard deviation is at least 1/255.
   """
-  values = np.arange(256) / 255
+  values = np.arange(NUM_VALUES) / 255
   share = counts / counts.sum(axis=1, keepdims=True)
   mean = share @ values
   variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
   # A channel that is the same everywhere must not be divided by zero.
-  return mean.astype(np.float32), np.maximum(np.sqrt(variance), 1 / 255).astype(np.float32)
-
-
-def dataset(name: str, pools: Sequence[types.ImagePool], class_names: dict[str, tuple[str, ...]],
-            flip: bool) -> types.Dataset:
-  """Puts train, val and test pools together, with mean and std of the training images."""
-  mean, std = mean_std(pools[0].images)
-  return types.Dataset(name, *pools, class_names, mean, std, flip)
-
-
-def from_classes(name: str, splits: dict[str, Classes], flip: bool) -> types.Dataset:
-  """Puts a data set together from the classes of each split."""
-  pools, names = [], {}
-  for split in SPLITS:
-    sizes = np.array([len(images) for _, images in splits[split]], np.int32)
-    images = np.concatenate([images for _, images in splits[split]])
-    pools.append(types.ImagePool(images, offsets(sizes), sizes))
-    names[split] = tuple(c for c, _ in splits[split])
-  return dataset(name, pools, names, flip)
-
-
-def resize_dataset(original: types.Dataset, size: int) -> types.Dataset:
-  """Resizes all images of a data set, see `resize`."""
-  resized = [pool._replace(images=resize(pool.images, size))
-             for pool in (original.train, original.val, original.test)]
-  return dataset(original.name, resized, original.class_names, original.flip)
-
-
-# Mean and deviation of pixel values that may be subtracted and divided by, of images / 255: those of the authors'
-# TensorFlow code (none) and of their PyTorch code.
-NORMALIZATIONS = {
-    'unit': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    'authors': ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
-}
-
-
-def normalized(original: types.Dataset, name: str) -> types.Dataset:
-  """Changes what images are normalised by.
-
-  Args:
-    original: any data set.
-    name: "dataset" for the mean and deviation of its training images, or one of `NORMALIZATIONS`.
-
-  Returns:
-    The data set with other `mean` and `std`.
-
-  Raises:
-    ValueError: If the name is unknown, or the images are not in colour.
-  """
-  if name == 'dataset':
-    return original
-  if name not in NORMALIZATIONS:
-    raise ValueError(f"expected normalization to be one of dataset, {', '.join(NORMALIZATIONS)}, got {name!r}")
-  if original.train.images.shape[-1] != 3:
-    raise ValueError(f'normalization {name}: expected images of 3 channels, got {original.train.images.shape[-1]} in '
-                     f'{original.name}')
-  mean, std = (np.asarray(values, np.float32) for values in NORMALIZATIONS[name])
-  return original._replace(mean=mean, std=std)
-
-
-def center_crop(original: types.Dataset, size: int) -> types.Dataset:
-  """Keeps the middle of each image; mean and deviation stay those of whole images.
-
-  Args:
-    original: any data set; images mapped from disk stay so.
-    size: Side of the middle in pixels.
-
-  Returns:
-    The data set with images [n, size, size, C].
-
-  Raises:
-    ValueError: If the images are smaller than that.
-  """
-  height, width = original.train.images.shape[1:3]
-  if size > min(height, width):
-    raise ValueError(f'expected center_crop of at most {min(height, width)} pixels, the side of the images, got {size}')
-  top, left = (height - size) // 2, (width - size) // 2
-  cropped = {split: getattr(original, split)._replace(
-      images=getattr(original, split).images[:, top:top + size, left:left + size]) for split in SPLITS}
-  return original._replace(**cropped)
+  std = np.maximum(np.sqrt(variance), 1 / 255)
+  return types.Normalization(mean.astype(np.float32), std.astype(np.float32))
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
@@ -172,5 +121,6 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
   out = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
   for i, image in enumerate(images):
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    out[i] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(out.shape[1:])
+    resized = picture.resize((size, size), Image.Resampling.BILINEAR)
+    out[i] = np.asarray(resized).reshape(out.shape[1:])
   return out

@@ -1,56 +1,62 @@
-"""Phase 3, meta-test: Φ_S and θ stay as meta-learned; each unseen task adapts θ on its support and scores its query."""
-from collections.abc import Callable
-from typing import NamedTuple
+"""Phase 3, meta-test: Φ_S and θ stay as meta-learned; each unseen task adapts θ and is scored.
+
+References: Sun et al., CVPR 2019, section 4.3 (meta-test) and 5.1 (the protocol).
+"""
+import dataclasses
+import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import augment, base_learner, episodes, inner_loop, learnable, sharding
-from mtl_jax.types import Backbone, BackboneVars, Episode, ImagePool, MetaParams
+from mtl_jax.configs import MetaTestConfig
+from mtl_jax.phases import encoding
+from mtl_jax.types import (
+  Array,
+  Backbone,
+  BackboneVars,
+  Episode,
+  ImagePool,
+  MetaParams,
+  Normalization,
+)
 
-IMAGES_PER_PASS = 200  # when a whole split is encoded; of those above 84 pixels as many as have so many pixels
+__all__ = ['MetaTestConfig', 'Protocol', 'accuracies', 'accuracies_encoded', 'accuracies_per_task',
+           'accuracy_of', 'apply_protocol', 'each_image_alone', 'feature_accuracies',
+           'image_task_accuracy', 'summarize', 'task_accuracy', 'task_keys']
+
+Protocol = Literal['inductive', 'paper']
+
+_TASKS_PER_PASS = 100  # of tasks given as features, which are small
 
 
-class MetaTestConfig(NamedTuple):
-  """Settings of meta-test; the defaults are the `inductive` protocol."""
-  num_tasks: int = 600
-  way: int = 5
-  shot: int = 1
-  query: int = 15
-  inner_lr: float = 0.01
-  inner_steps: int = 100
-  batch_stats_mode: str = 'running'  # 'batch': statistics of the pass at hand, support and query apart
-  flip_support: bool = False         # support doubled by horizontal flips
-  adapts: str = 'head'               # what the inner loop adapts beside θ: nothing, the 'last_block', or 'all'
-  gradient_order: str = 'first'      # read by inner loops; scores are the same
-  regularization: float = 0.0        # λ, pull of the inner loop towards its start
-  over_tasks: str = 'loop'           # read by inner loops, which get one task at a time
-
-
-def protocol_settings(protocol: str, shot: int) -> dict:
-  """Gives the settings that a protocol stands for.
+def apply_protocol(config: MetaTestConfig, protocol: str) -> MetaTestConfig:
+  """Returns a config with the settings that a protocol stands for.
 
   Args:
-    protocol: 'inductive' (15 queries per class, running statistics) or 'paper' (as many queries as shots, batch
-      statistics, support doubled by flips).
-    shot: K.
+    config: its shots are read.
+    protocol: 'inductive' (15 queries per class, running statistics) or 'paper' (as many queries as
+      shots, batch statistics, support doubled by flips).
 
   Returns:
-    Fields of MetaTestConfig: `query`, `batch_stats_mode` and `flip_support`.
+    The config with other `query`, `flip_support` and `inner.batch_stats_mode`.
 
   Raises:
     ValueError: an unknown protocol.
   """
   if protocol == 'inductive':
-    return {'query': 15, 'batch_stats_mode': 'running', 'flip_support': False}
+    inner = dataclasses.replace(config.inner, batch_stats_mode='running')
+    return dataclasses.replace(config, query=15, flip_support=False, inner=inner)
   if protocol == 'paper':
-    return {'query': shot, 'batch_stats_mode': 'batch', 'flip_support': True}
+    inner = dataclasses.replace(config.inner, batch_stats_mode='batch')
+    return dataclasses.replace(config, query=config.shot, flip_support=True, inner=inner)
   raise ValueError(f"expected protocol 'inductive' or 'paper', got {protocol!r}")
 
 
-def task_keys(root_key: jax.Array, num_tasks: int) -> jax.Array:
-  """Fixes the tasks: the key of task i depends on the root key and i alone.
+def task_keys(root_key: Array, num_tasks: int) -> jax.Array:
+  """Returns the keys that fix the tasks: that of task i depends on the root key and i alone.
 
   Args:
     root_key: of the evaluation.
@@ -62,65 +68,8 @@ def task_keys(root_key: jax.Array, num_tasks: int) -> jax.Array:
   return jax.vmap(jax.random.fold_in, (None, 0))(root_key, jnp.arange(num_tasks))
 
 
-def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
-                std: jax.Array, *, backbone: Backbone, batch_size: int | None = None,
-                layout: sharding.Layout | None = None) -> ImagePool:
-  """Computes the features of every image of a split once, by running statistics.
-
-  Args:
-    meta_params: what the outer loop has made of the network is read.
-    backbone_vars: Θ.
-    pool: uint8 images [n, H, W, C].
-    mean: [C], of images / 255.
-    std: [C], of images / 255.
-    backbone: the network.
-    batch_size: images per forward pass; None: `images_per_pass`.
-    layout: of the devices, each of which encodes its part of the images (`devices.on_each`); None: one device.
-
-  Returns:
-    The same pool with features float32 [n, d] in place of images, all of them on each device.
-  """
-  network = learnable.network(backbone_vars, meta_params)
-  return map_images(lambda images: encode_images(network, images, mean, std, backbone=backbone), pool, batch_size,
-                    layout)
-
-
-def images_per_pass(height: int, width: int) -> int:
-  """Gives how many images of that size are encoded at a time, so that their maps fit in memory.
-
-  Args:
-    height: pixels.
-    width: pixels.
-
-  Returns:
-    IMAGES_PER_PASS up to 84x84 pixels; above, as many as have that many pixels, at least 1.
-
-  >>> images_per_pass(32, 32), images_per_pass(84, 84), images_per_pass(224, 224)
-  (200, 200, 28)
-  """
-  return max(1, min(IMAGES_PER_PASS, IMAGES_PER_PASS * 84**2 // (height * width)))
-
-
-def map_images(function: Callable[[jax.Array], jax.Array], pool: ImagePool, batch_size: int | None = None,
-               layout: sharding.Layout | None = None) -> ImagePool:
-  """Applies a function to all images of a split, batch by batch: a pool of what it gives, [n, ...]."""
-  images, total = sharding.own_images(pool.images, layout)
-  batch_size = batch_size or images_per_pass(*images.shape[1:3])
-  whole = len(images) // batch_size * batch_size
-  parts = [jax.lax.map(function, images[:whole].reshape(-1, batch_size, *images.shape[1:]))] if whole else []
-  parts = [part.reshape(whole, *part.shape[2:]) for part in parts]
-  parts += [function(images[whole:])] if whole < len(images) else []
-  return pool._replace(images=sharding.everyone(jnp.concatenate(parts), total, layout))
-
-
-def encode_images(network: BackboneVars, images: jax.Array, mean: jax.Array, std: jax.Array, *,
-                  backbone: Backbone) -> jax.Array:
-  """Computes the features of uint8 images [n, H, W, C] by running statistics of `learnable.network`: float32 [n, d]."""
-  return backbone.features(network, augment.normalize(images, mean, std), batch_stats_mode='running')
-
-
-def accuracy_of(query_logits: jax.Array, query_labels: jax.Array) -> jax.Array:
-  """Gives the share of queries whose highest logit is that of their class.
+def accuracy_of(query_logits: Array, query_labels: Array) -> jax.Array:
+  """Computes the share of queries whose highest logit is that of their class.
 
   Args:
     query_logits: [m, N].
@@ -138,63 +87,116 @@ def task_accuracy(meta_params: MetaParams, task: Episode, *, config: MetaTestCon
   Args:
     meta_params: θ and the inner rates are read.
     task: an Episode with features [n, d] in place of images.
+    config: its inner loop is read.
+
+  Returns:
+    Accuracy in [0, 1], a scalar.
+  """
+  inner = config.inner
+  adapted = base_learner.adapt(
+      meta_params.base_learner, task.support, task.support_labels, task.query,
+      inner_lr=learnable.inner_rates(meta_params, inner), num_steps=inner.steps,
+      regularization=inner.regularization)
+  return accuracy_of(adapted.query_logits, task.query_labels)
+
+
+def image_task_accuracy(meta_params: MetaParams, network: BackboneVars, task: Episode,
+                        normalization: Normalization | None, *, backbone: Backbone,
+                        config: MetaTestConfig) -> jax.Array:
+  """Scores one Episode of images under any settings.
+
+  Args:
+    meta_params: θ and the inner rates are read.
+    network: as `learnable.network` returns it.
+    task: an Episode of uint8 images.
+    normalization: mean and deviation of images / 255.
+    backbone: maps images to features [B, d].
     config: settings.
 
   Returns:
     Accuracy in [0, 1], a scalar.
   """
-  rates = learnable.inner_rates(meta_params, config.inner_lr, config.inner_steps)
-  adapted = base_learner.adapt(meta_params.base_learner, task.support_images, task.support_labels, task.query_images,
-                               inner_lr=rates, num_steps=config.inner_steps, regularization=config.regularization)
-  return accuracy_of(adapted.query_logits, task.query_labels)
+  task = _normalized(task, normalization, flip_support=config.flip_support)
+  inner = config.inner
+  if inner.adapts == 'head':
+    support, query = (
+        backbone.features(network, images, batch_stats_mode=inner.batch_stats_mode)
+        for images in (task.support, task.query))
+    return task_accuracy(meta_params, task._replace(support=support, query=query), config=config)
+  rates = learnable.inner_rates(meta_params, inner)
+  tasks = jax.tree.map(lambda x: x[None], task)
+  logits = inner_loop.find(inner.adapts).adapt(
+      meta_params.base_learner, network, rates, tasks, backbone=backbone,
+      inner=dataclasses.replace(inner, batching='loop'))
+  return accuracy_of(logits[0], task.query_labels)
 
 
-def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
-                       std: jax.Array, keys: jax.Array, *, backbone: Backbone, config: MetaTestConfig,
-                       layout: sharding.Layout | None = None) -> jax.Array:
-  """Scores tasks with every image encoded once: exact where features depend on one image alone.
+def _normalized(task, normalization, *, flip_support):
+  images, labels = task.support, task.support_labels
+  if flip_support:
+    images = jnp.concatenate([images, images[:, :, ::-1]])
+    labels = jnp.concatenate([labels, labels])
+  return task._replace(support=augment.normalize(images, normalization), support_labels=labels,
+                       query=augment.normalize(task.query, normalization))
+
+
+def feature_accuracies(meta_params: MetaParams, features: ImagePool, keys: Array, *,
+                       config: MetaTestConfig, layout: sharding.Layout | None = None) -> jax.Array:
+  """Scores tasks over the features of a whole split.
 
   Args:
-    meta_params: Φ_S, θ and whatever else was learned.
-    backbone_vars: Θ.
-    pool: uint8 images of the split.
-    mean: [C], of images / 255.
-    std: [C], of images / 255.
+    meta_params: θ and the inner rates are read.
+    features: as `encoding.encode_pool` returns it.
     keys: [num_tasks], one per task.
-    backbone: the network.
-    config: settings, of running statistics, support not flipped and θ alone adapted.
-    layout: of the devices, each of which takes its part of the tasks (`devices.on_each`); None: one device.
+    config: settings of the tasks and the inner loop.
+    layout: devices, each of which takes its part of the tasks; None for one device.
 
   Returns:
     float32 [num_tasks].
   """
-  features = encode_pool(meta_params, backbone_vars, pool, mean, std, backbone=backbone, layout=layout)
-  return feature_accuracies(meta_params, features, keys, config=config, layout=layout)
-
-
-def feature_accuracies(meta_params: MetaParams, features: ImagePool, keys: jax.Array, *, config: MetaTestConfig,
-                       layout: sharding.Layout | None = None) -> jax.Array:
-  """Scores tasks over the features that `encode_pool` gives: float32 [num_tasks]."""
   def one_task(key):
     task = episodes.sample(key, features, way=config.way, shot=config.shot, query=config.query)
     return task_accuracy(meta_params, task, config=config)
 
-  return sharding.everyone(jax.lax.map(one_task, sharding.own(keys, layout), batch_size=100), len(keys), layout)
+  own_keys = sharding.local_shard(keys, layout)
+  scored = jax.lax.map(one_task, own_keys, batch_size=_TASKS_PER_PASS)
+  return sharding.all_gather_rows(scored, len(keys), layout)
 
 
-def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, mean: jax.Array,
-                        std: jax.Array, keys: jax.Array, *, backbone: Backbone, config: MetaTestConfig,
-                        layout: sharding.Layout | None = None) -> jax.Array:
-  """Scores tasks one by one from their images: works under every protocol, and adapts the network where asked to.
+def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool,
+                       keys: Array, *, backbone: Backbone, config: MetaTestConfig,
+                       layout: sharding.Layout | None = None) -> jax.Array:
+  """Scores tasks with every image encoded once: exact where `each_image_alone`.
 
   Args:
     meta_params: Φ_S, θ and whatever else was learned.
     backbone_vars: Θ.
     pool: uint8 images of the split.
-    mean: [C], of images / 255.
-    std: [C], of images / 255.
     keys: [num_tasks], one per task.
-    backbone: the network.
+    backbone: maps images to features [B, d].
+    config: settings, of running statistics, support not flipped and θ alone adapted.
+    layout: devices, each of which takes its part of the tasks (`sharding.per_device`); None for
+      one device.
+
+  Returns:
+    float32 [num_tasks].
+  """
+  features = encoding.encode_pool(meta_params, backbone_vars, pool, backbone=backbone,
+                                  layout=layout)
+  return feature_accuracies(meta_params, features, keys, config=config, layout=layout)
+
+
+def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool,
+                        keys: Array, *, backbone: Backbone, config: MetaTestConfig,
+                        layout: sharding.Layout | None = None) -> jax.Array:
+  """Scores tasks one by one from their images, under any settings.
+
+  Args:
+    meta_params: Φ_S, θ and whatever else was learned.
+    backbone_vars: Θ.
+    pool: uint8 images of the split.
+    keys: [num_tasks], one per task.
+    backbone: maps images to features [B, d].
     config: settings.
     layout: as in `accuracies_encoded`.
 
@@ -202,44 +204,29 @@ def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, po
     float32 [num_tasks].
   """
   network = learnable.network(backbone_vars, meta_params)
+  fetch = functools.partial(sharding.take, pool.images, layout=layout)
 
   def one_task(key):
-    task = episodes.sample(key, pool, way=config.way, shot=config.shot, query=config.query, layout=layout)
-    return image_task_accuracy(meta_params, network, task, mean, std, backbone=backbone, config=config)
+    drawn = episodes.draw(key, pool, way=config.way, shot=config.shot, query=config.query)
+    task = episodes.gather(fetch, drawn, shot=config.shot)
+    return image_task_accuracy(meta_params, network, task, pool.normalization,
+                               backbone=backbone, config=config)
 
-  return sharding.everyone(jax.lax.map(one_task, sharding.own(keys, layout)), len(keys), layout)
-
-
-def image_task_accuracy(meta_params: MetaParams, network: BackboneVars, task: Episode, mean: jax.Array, std: jax.Array,
-                        *, backbone: Backbone, config: MetaTestConfig) -> jax.Array:
-  """Scores one Episode of uint8 images under any settings, with the network of `learnable.network`: a scalar."""
-  task = _normalized(task, mean, std, flip_support=config.flip_support)
-  if config.adapts == 'head':
-    support, query = (backbone.features(network, images, batch_stats_mode=config.batch_stats_mode)
-                      for images in (task.support_images, task.query_images))
-    return task_accuracy(meta_params, task._replace(support_images=support, query_images=query), config=config)
-  rates = learnable.inner_rates(meta_params, config.inner_lr, config.inner_steps)
-  one = jax.tree.map(lambda x: x[None], task)
-  logits = inner_loop.LOOPS[config.adapts](meta_params.base_learner, network, rates, one, backbone=backbone,
-                                           config=config)
-  return accuracy_of(logits[0], task.query_labels)
+  own_keys = sharding.local_shard(keys, layout)
+  return sharding.all_gather_rows(jax.lax.map(one_task, own_keys), len(keys), layout)
 
 
-def _normalized(task: Episode, mean: jax.Array, std: jax.Array, *, flip_support: bool) -> Episode:
-  images, labels = task.support_images, task.support_labels
-  if flip_support:
-    images, labels = jnp.concatenate([images, images[:, :, ::-1]]), jnp.concatenate([labels, labels])
-  return task._replace(support_images=augment.normalize(images, mean, std), support_labels=labels,
-                       query_images=augment.normalize(task.query_images, mean, std))
-
-
-def accuracies(*arguments, backbone: Backbone, config: MetaTestConfig,
+def accuracies(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, keys: Array,
+               *, backbone: Backbone, config: MetaTestConfig,
                layout: sharding.Layout | None = None) -> jax.Array:
-  """Scores tasks by the faster of the two ways that is exact under `config`; arguments as `accuracies_encoded`.
+  """Scores tasks by the faster of the two ways that is exact under `config`.
 
   Args:
-    *arguments: meta_params, backbone_vars, pool, mean, std, keys.
-    backbone: the network.
+    meta_params: Φ_S, θ and whatever else was learned.
+    backbone_vars: Θ.
+    pool: uint8 images of the split.
+    keys: [num_tasks], one per task.
+    backbone: maps images to features [B, d].
     config: settings.
     layout: as in `accuracies_encoded`.
 
@@ -247,16 +234,18 @@ def accuracies(*arguments, backbone: Backbone, config: MetaTestConfig,
     float32 [num_tasks].
   """
   score = accuracies_encoded if each_image_alone(config) else accuracies_per_task
-  return score(*arguments, backbone=backbone, config=config, layout=layout)
+  return score(meta_params, backbone_vars, pool, keys, backbone=backbone, config=config,
+               layout=layout)
 
 
 def each_image_alone(config: MetaTestConfig) -> bool:
-  """Tells whether the features of an image depend on that image alone, so that they need to be computed only once."""
-  return (config.batch_stats_mode, config.flip_support, config.adapts) == ('running', False, 'head')
+  """Whether features depend on one image alone, so that they need to be computed only once."""
+  inner = config.inner
+  return (inner.batch_stats_mode, config.flip_support, inner.adapts) == ('running', False, 'head')
 
 
-def summarize(task_accuracies: np.ndarray) -> tuple[float, float]:
-  """Gives the mean and the half-width of its 95% interval: 1.96 * std / sqrt(num_tasks).
+def summarize(task_accuracies: Array) -> tuple[float, float]:
+  """Computes the mean and the half-width of its 95% interval: 1.96 * std / sqrt(num_tasks).
 
   Args:
     task_accuracies: [num_tasks], in [0, 1].

@@ -1,40 +1,42 @@
 """Checkpoints on disk: asynchronous, atomic, every leaf checked when it is read.
 
-A checkpoint directory holds one folder per step, written by orbax; `stored_step` says what is in it. Orbax moves a
-finished step into place with one rename, so a killed process leaves only whole steps. Against what happens to files
-later (a flipped bit, a cut file) each leaf is compared with its checksum on reading, and a damaged step gives way,
-with a warning, to the next in line.
+A checkpoint directory holds one folder per step, written by orbax; `stored_step` says what is in
+it. Orbax moves a finished step into place with one rename, so a killed process leaves only whole
+steps. Against what happens to files later (a flipped bit, a cut file) each leaf is compared with
+its checksum on reading, and a damaged step gives way, with a warning, to the next in line.
 """
 import contextlib
 import glob
 import math
 import os
 import shutil
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from absl import logging
 
-from mtl_jax.runs import stored_step
+from mtl_jax.runs import orbax_io, stored_step
 
 
 class Checkpoints:
   """The checkpoints of one run: the newest ones, to resume from, and the best ones, to evaluate.
 
-  Made as a context: `with Checkpoints('runs/mtl/checkpoints') as checkpoints:`.
+  A context: `with Checkpoints('runs/mtl/checkpoints') as checkpoints:`.
 
   Args:
     directory: folder of the checkpoints; made by the first save, and only read until then.
-    keep_latest: how many of the newest steps stay; two, so that a damaged newest can be done without.
+    keep_latest: how many of the newest steps stay; two, so that a damaged newest can be done
+      without.
     keep_best: how many of the steps with the highest accuracy stay, besides.
   """
 
   def __init__(self, directory: str | os.PathLike, *, keep_latest: int = 2, keep_best: int = 2):
     self.directory = os.path.abspath(directory)
     self._keep_latest, self._keep_best = keep_latest, keep_best
-    self._manager = None    # orbax's, opened by the first save
-    self._accuracies = {}   # step -> accuracy or None, of the steps that `_manager` knows
-    self._pending = None    # the step being written
-    self._damaged = set()   # steps that failed to restore; the next save moves them aside
+    self._manager: Any = None               # orbax's, opened by the first save
+    self._accuracies: dict[int, float | None] = {}  # of the steps that `_manager` knows
+    self._pending: int | None = None        # the step being written
+    self._damaged: set[int] = set()         # steps that could not be read
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -45,7 +47,7 @@ class Checkpoints:
     except OSError as close_error:
       if error_type is None:
         raise
-      logging.warning('%s', close_error)  # It must not hide the error that ended the block.
+      logging.warning('%s', close_error)  # Raised, it would hide the error that ended the block.
 
   def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
     """Starts writing one step; returns as soon as the arrays are copied on the host.
@@ -56,9 +58,11 @@ class Checkpoints:
       accuracy: in [0, 1]; decides which steps are kept as the best. None where it was not measured.
 
     Raises:
-      ValueError: a leaf is not an array of numbers, or the step is there already.
+      ValueError: a leaf is not an array of numbers, the step is there already, or the path has one
+        of `*?[`, which orbax does not take literally.
       OSError: this save, or the one before it, could not be written. What was saved earlier stays.
     """
+    orbax_io.check_path(self.directory)
     step, accuracy = int(step), _finite_or_none(accuracy)
     arrays = stored_step.to_host(state)
     self.wait()
@@ -69,8 +73,9 @@ class Checkpoints:
     with self._clear_errors():
       self._move_damaged_aside()
       self._open_manager()
-      self._accuracies[step] = accuracy
-      self._manager.save(step, args=stored_step.orbax_items(step, arrays, accuracy), force=True)
+      self._accuracies[step] = accuracy  # before orbax asks which steps are the best
+      leaves = stored_step.leaf_list(step, arrays, accuracy)
+      self._manager.save(step, args=orbax_io.save_arguments(arrays, leaves), force=True)
 
   def wait(self) -> None:
     """Returns when everything is on disk; raises OSError where it could not be written."""
@@ -87,17 +92,26 @@ class Checkpoints:
       self._close_manager()
 
   def steps(self) -> list[int]:
-    """The finished steps on disk, in ascending order; whether they are whole is seen on reading."""
+    """Returns the finished steps on disk, ascending; whether they are whole is seen on reading."""
     if not os.path.isdir(self.directory):
       return []
     return sorted(int(name) for name in os.listdir(self.directory) if name.isdecimal())
+
+  def accuracies(self) -> dict[int, float | None]:
+    """Returns the accuracy of each step whose list of leaves can be read."""
+    accuracies = {}
+    for step in self.steps():
+      with contextlib.suppress(stored_step.Damaged):
+        accuracies[step] = stored_step.read_leaf_list(self.directory, step)['accuracy']
+    return accuracies
 
   def restore_latest(self, like: Any) -> tuple[int, Any] | None:
     """Reads the newest whole step.
 
     Args:
-      like: tree of arrays (or of `jax.ShapeDtypeStruct`) with the structure, shapes and dtypes expected. A
-        leaf comes back as a NumPy array where `like` has one, else as a JAX array, placed as in `like`.
+      like: tree of arrays (or of `jax.ShapeDtypeStruct`) with the structure, shapes and dtypes
+        expected. A leaf comes back as a NumPy array where `like` has one, else as a JAX array,
+        placed as in `like`.
 
     Returns:
       (step, state), the state bitwise as it was saved; None where nothing was saved.
@@ -109,7 +123,7 @@ class Checkpoints:
     return self._restore_first(self.steps()[::-1], like)
 
   def restore_best(self, like: Any) -> tuple[int, Any] | None:
-    """Reads the whole step of the highest accuracy (of equals, the newest); otherwise as `restore_latest`.
+    """Reads the whole step of highest accuracy, of equals the newest; else as `restore_latest`.
 
     Args:
       like: as in `restore_latest`.
@@ -119,14 +133,16 @@ class Checkpoints:
     """
     self.wait()
     accuracies = self.accuracies()
-    ranked = sorted((accuracy, step) for step, accuracy in accuracies.items() if accuracy is not None)
+    ranked = sorted((accuracy, step) for step, accuracy in accuracies.items()
+                    if accuracy is not None)
     if accuracies and not ranked:
       return None
-    unreadable = [step for step in self.steps() if step not in accuracies]  # tried first, for the warning
+    # Steps of unknown accuracy are damaged. They are tried first, so that a warning names them.
+    unreadable = [step for step in self.steps() if step not in accuracies]
     return self._restore_first(unreadable + [step for _, step in ranked[::-1]], like)
 
   def _restore_first(self, steps: list[int], like: Any) -> tuple[int, Any] | None:
-    """The first whole one of `steps`."""
+    """Reads the first whole one of `steps`."""
     reason = ''
     for step in steps:
       try:
@@ -140,21 +156,13 @@ class Checkpoints:
                        'remove the directory to start anew')
     return None
 
-  def accuracies(self) -> dict[int, float | None]:
-    """Returns the accuracy of each step whose list of leaves can be read."""
-    accuracies = {}
-    for step in self.steps():
-      with contextlib.suppress(stored_step.Damaged):
-        accuracies[step] = stored_step.read_leaf_list(self.directory, step)['accuracy']
-    return accuracies
-
   def _whole_steps(self) -> list[int]:
     return [step for step in self.steps() if step not in self._damaged]
 
   def _move_damaged_aside(self) -> None:
-    """Renames, rather than removes, what could not be read: the fault may be the disk's."""
+    """Renames what could not be read; it is not removed, as the fault may be the disk's."""
     if self._damaged:
-      self._close_manager()  # It counts them in; the next one will not.
+      self._close_manager()  # It counts the damaged steps among its own; the next one will not.
     for step in self._damaged.intersection(self.steps()):
       aside = os.path.join(self.directory, f'damaged-{step}')
       shutil.rmtree(aside, ignore_errors=True)
@@ -165,21 +173,10 @@ class Checkpoints:
     if self._manager is not None:
       return
     os.makedirs(self.directory, exist_ok=True)
-    ocp, alone = stored_step.orbax(), stored_step.alone_options()
     self._accuracies = self.accuracies()
-    policies = [ocp.checkpoint_managers.LatestN(self._keep_latest),
-                _KeepBest(self._keep_best, self._accuracies)]
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      item_handlers={'state': ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
-                     'leaves': ocp.JsonCheckpointHandler(filename=stored_step.LEAVES_FILE,
-                                                         multiprocessing_options=alone)},
-      options=ocp.CheckpointManagerOptions(
-        create=False, multiprocessing_options=alone,
-        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
-        cleanup_tmp_directories=True,  # what a killed process was writing
-        lightweight_initialize=True,   # orbax's own metadata may be damaged
-        async_options=ocp.AsyncOptions(create_directories_asynchronously=False)))  # a full disk would hang
+    # The policy reads the very dict that later saves add to.
+    best = orbax_io.KeepBest(self._keep_best, self._accuracies)
+    self._manager = orbax_io.open_manager(self.directory, self._keep_latest, best)
 
   def _close_manager(self) -> None:
     if self._manager is not None:
@@ -188,35 +185,21 @@ class Checkpoints:
       self._manager = None
 
   @contextlib.contextmanager
-  def _clear_errors(self):
-    """Turns what orbax raises while it saves into one clear line, and removes the half-written step."""
+  def _clear_errors(self) -> Iterator[None]:
+    """Turns what orbax raises while it saves into one line, and removes the half-written step."""
     try:
       yield
     except Exception as error:
       step, self._pending = self._pending, None
       self._close_manager()
-      for unfinished in glob.glob(os.path.join(glob.escape(self.directory), '*.orbax-checkpoint-tmp*')):
-        shutil.rmtree(unfinished, ignore_errors=True)
+      unfinished = os.path.join(glob.escape(self.directory), '*.orbax-checkpoint-tmp*')
+      for folder in glob.glob(unfinished):
+        shutil.rmtree(folder, ignore_errors=True)
       whole = self._whole_steps()
-      kept = f'the last good checkpoint, step {whole[-1]}, stays' if whole else 'no earlier checkpoint exists'
+      kept = (f'the last good checkpoint, step {whole[-1]}, stays' if whole
+              else 'no earlier checkpoint exists')
       raise OSError(f'could not write the checkpoint of step {step} to {self.directory}: '
-                    f'{stored_step.reason(error)}{_free_space(self.directory)}; {kept}') from error
-
-
-class _KeepBest(NamedTuple):
-  """Orbax's preservation policy: the `n` steps of highest accuracy, of equals the newest.
-
-  Orbax's own `BestN` reads accuracies from files of its own, and fails to start where one is damaged.
-  """
-  n: int
-  accuracies: dict[int, float | None]
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    del context
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    measured = [step for step in steps if self.accuracies.get(step) is not None]
-    best = sorted(measured, key=lambda step: (self.accuracies[step], step), reverse=True)[:self.n]
-    return [step in best for step in steps]
+                    f'{orbax_io.reason(error)}{_free_space(self.directory)}; {kept}') from error
 
 
 def save_tree(directory: str | os.PathLike, tree: Any) -> None:
@@ -239,7 +222,8 @@ def load_tree(directory: str | os.PathLike, like: Any = None) -> Any:
 
   Args:
     directory: folder given to `save_tree`.
-    like: as in `Checkpoints.restore_latest`; None: whatever is there, as nested dicts of NumPy arrays.
+    like: as in `Checkpoints.restore_latest`; None for whatever is there, as nested dicts of NumPy
+      arrays.
 
   Raises:
     FileNotFoundError: there is no tree.
@@ -247,12 +231,13 @@ def load_tree(directory: str | os.PathLike, like: Any = None) -> Any:
   """
   found = Checkpoints(directory).restore_latest(like)
   if found is None:
-    raise FileNotFoundError(f'expected a saved tree in {os.path.abspath(directory)}, found none')
+    raise FileNotFoundError(
+        f'expected a saved tree in {os.path.abspath(directory)}, found none')
   return found[1]
 
 
 def _finite_or_none(number: Any) -> float | None:
-  """A NaN cannot be ranked, so it counts as not measured."""
+  """Returns None for a NaN too: it cannot be ranked, so it counts as not measured."""
   return float(number) if number is not None and math.isfinite(number) else None
 
 

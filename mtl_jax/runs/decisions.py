@@ -1,81 +1,128 @@
-"""What a run decides by the machine that it starts on, and keeps when it is resumed, on whatever machine that is."""
+"""What a run decides by the machine that it starts on, and keeps when it is resumed elsewhere."""
+import dataclasses
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
-from mtl_jax import sharding
+from mtl_jax.configs import Batching, MetaTrainConfig
 from mtl_jax.execution import frozen_prefix, memory, task_batching
-from mtl_jax.phases import meta_train
 from mtl_jax.runs import hosts, workdirs
-from mtl_jax.runs.finished import Learned
-from mtl_jax.types import Backbone, BackboneVars, Dataset, ImagePool
+from mtl_jax.runs.finished import FinishedRun
+from mtl_jax.sharding import Layout, num_devices, num_pool_parts
+from mtl_jax.types import Backbone, BackboneVars, Cut, Dataset, ImagePool
 
 
-def on_host(workdir: str | os.PathLike, images: str, layout: sharding.Layout | None, *pools: ImagePool) -> bool:
-  """Decides whether images stay in host memory.
+class Machine(NamedTuple):
+  """How a run uses the machine; results are the same, to rounding."""
+  images: str = 'auto'          # where they stay: `Images`; 'auto' is as memory allows
+  layout: Layout | None = None  # devices that share the work; None for one device
+  profile: str | None = None    # folder for a trace of a few steady calls; None for no trace
+  batching: str | None = None   # 'auto' measures `InnerLoop.batching`; None leaves it as it is
+
+
+ONE_DEVICE = Machine()
+
+
+class Decided(NamedTuple):
+  """What a run goes by from its start to its end, on whatever machine it is resumed."""
+  images_on_host: bool
+  prefix_once: bool = False    # whether the frozen lower part of the network is computed once
+  batching: Batching = 'loop'  # of tasks that each adapt kernels of their own
+
+
+def for_pretraining(workdir: str | os.PathLike, machine: Machine, dataset: Dataset) -> Decided:
+  """Decides where the images of a pre-training stay.
 
   Args:
-    workdir: of the run.
-    images: what the user asks for, as `placement.on_host` has it.
-    layout: of the devices.
-    *pools: the images.
+    workdir: of the run, which may have begun.
+    machine: what the user asks for.
+    dataset: its train and val splits are used.
 
   Returns:
-    True for the host; the same in all processes.
+    A Decided, the same in all processes.
+
+  Raises:
+    ValueError: an unknown choice.
   """
   def decide():
-    begun = workdirs.begun_with(workdir, 'images_on_host')
-    if begun is not None and images == 'auto':
-      return begun
-    return memory.on_host(images, *pools, num_parts=sharding.pool_parts(layout))
+    begun = workdirs.begun_settings(workdir)
+    return _images_on_host(begun, machine, dataset.train, dataset.val)
 
-  return hosts.on_first(decide)
+  return Decided(hosts.on_first(decide))
 
 
-def prefix(workdir: str | os.PathLike, learned: Learned, config: meta_train.MetaTrainConfig, dataset: Dataset,
-           layout: sharding.Layout | None) -> Backbone | None:
-  """Decides whether the frozen lower part of the network is computed once.
+def for_meta_training(workdir: str | os.PathLike, machine: Machine, run: FinishedRun,
+                      config: MetaTrainConfig, dataset: Dataset) -> tuple[Decided, Cut | None]:
+  """Decides how a meta-training runs.
 
   Args:
-    workdir: of the run.
-    learned: the pre-training.
-    config: settings.
-    dataset: the images.
-    layout: of the devices.
+    workdir: of the run, which may have begun.
+    machine: what the user asks for.
+    run: the pre-training.
+    config: what is learned and adapted.
+    dataset: its train and val splits are used.
 
   Returns:
-    The network as `prefixes.cut` gives it, or None.
+    (a Decided, the same in all processes; the cut of the network, where its prefix is computed
+    once).
+
+  Raises:
+    ValueError: an unknown choice.
   """
-  found = frozen_prefix.cut(learned.backbone, config)
-  if found is None or not frozen_prefix.is_exact(found, learned.backbone_vars):
-    return None
-  once = hosts.on_first(lambda: _kept(workdir, 'prefix_once', lambda: frozen_prefix.fits(
-      found, learned.backbone_vars, dataset.train, dataset.val, layout=layout)))
-  return found if once else None
+  cut = frozen_prefix.find_cut(run.backbone, config)
+
+  def decide():
+    begun = workdirs.begun_settings(workdir)
+    on_host = _images_on_host(begun, machine, dataset.train, dataset.val)
+    once = not on_host and cut is not None and _prefix_once(begun, cut, run, dataset, machine)
+    network = run.backbone
+    if once and cut is not None:
+      network = frozen_prefix.upper_part(network, cut, run.backbone_vars)
+    batching = _batching(begun, machine, network, run.backbone_vars, config)
+    return on_host, once, batching
+
+  decided = Decided(*hosts.on_first(decide))
+  return decided, cut if decided.prefix_once else None
 
 
-def over_tasks(workdir: str | os.PathLike, network: Backbone, backbone_vars: BackboneVars,
-               config: meta_train.MetaTrainConfig, layout: sharding.Layout | None) -> str:
-  """Decides how an inner loop that adapts the network goes over tasks.
+def for_meta_test(machine: Machine, pool: ImagePool) -> Decided:
+  """Decides where the images of a meta-test stay, which may differ when it is resumed.
 
   Args:
-    workdir: of the run.
-    network: what the inner loop adapts.
-    backbone_vars: Θ.
-    config: settings; `over_tasks` may be 'auto'.
-    layout: of the devices.
+    machine: what the user asks for.
+    pool: the images of its split.
 
   Returns:
-    One of `inner_loop.WAYS`.
+    A Decided, the same in all processes.
+
+  Raises:
+    ValueError: an unknown choice.
   """
-  if config.over_tasks != 'auto':
-    return config.over_tasks
-  num_devices = 1 if layout is None else layout.size
-  tasks = max(1, config.meta_batch // num_devices)
-  per_device = config._replace(meta_batch=min(tasks, config.tasks_at_once or tasks))
-  return hosts.on_first(lambda: _kept(workdir, 'over_tasks', lambda: task_batching.choose(
-      'auto', network, backbone_vars, per_device)))
+  return Decided(hosts.on_first(lambda: _images_on_host({}, machine, pool)))
 
 
-def _kept(workdir, name, decide) -> Any:
-  begun = workdirs.begun_with(workdir, name)
-  return decide() if begun is None else begun
+def _images_on_host(begun: dict[str, Any], machine: Machine, *pools: ImagePool) -> bool:
+  if machine.images == 'auto' and 'images_on_host' in begun:
+    return begun['images_on_host']
+  return memory.stay_on_host(machine.images, *pools, num_parts=num_pool_parts(machine.layout))
+
+
+def _prefix_once(begun, cut, run, dataset, machine) -> bool:
+  if not frozen_prefix.is_exact(cut, run.backbone, run.backbone_vars):
+    return False
+  if 'prefix_once' in begun:
+    return begun['prefix_once']
+  return frozen_prefix.fits(cut, run.backbone, run.backbone_vars, dataset.train, dataset.val,
+                            layout=machine.layout)
+
+
+def _batching(begun: dict[str, Any], machine: Machine, network: Backbone,
+              backbone_vars: BackboneVars, config: MetaTrainConfig) -> Batching:
+  if machine.batching is None:
+    return config.inner.batching
+  if machine.batching == 'auto' and 'config' in begun:
+    return begun['config'].get('inner', {}).get('batching', 'loop')
+  # Measured at the size that one device has in memory at a time.
+  tasks = max(1, config.meta_batch // num_devices(machine.layout))
+  size = min(tasks, config.microbatch or tasks)
+  per_device = dataclasses.replace(config, meta_batch=size)
+  return task_batching.choose(machine.batching, network, backbone_vars, per_device)

@@ -1,37 +1,44 @@
-"""Several processes, on one host or many, that work on one run in step: the first one reads and writes its directory.
+"""Several processes, on one host or many, that work on one run in step.
 
-All of them compute the same thing on a share of the devices each. What only one of them may do, or can know, it does
-for all (`on_first`). With one process everything here is a plain call.
+All of them compute the same thing, on a share of the devices each. The first one reads and writes
+the work directory: what only one of them may do, or can know, it does for all (`on_first`). With
+one process everything here is a plain call.
 """
 import contextlib
 import pickle
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 import numpy as np
 
+from mtl_jax.runs import differences
 from mtl_jax.types import Tree
 
 T = TypeVar('T')
+P = ParamSpec('P')
+
+# What the first process may raise for all, each before the kinds that it is one of: everything else
+# is a fault of the program, and ends that process alone.
+_SHARED_ERRORS = (FileNotFoundError, OSError, FloatingPointError, ValueError)
 
 
 def is_first() -> bool:
-  """Tells whether this process is the one that writes."""
+  """Whether this process is the one that reads and writes the work directory."""
   return jax.process_index() == 0
 
 
 def on_first(work: Callable[[], T]) -> T:
-  """Lets the first process do something, and gives what it returns to all of them; they wait for it.
+  """Runs `work` on process 0 and broadcasts its result to every process.
 
   Args:
-    work: without arguments; returns plain values and NumPy arrays.
+    work: without arguments; returns plain values and NumPy arrays. The others wait for its end.
 
   Returns:
     What `work` returned there, bit for bit.
 
   Raises:
-    ValueError, OSError, FloatingPointError: that `work` raised there; in all processes.
+    ValueError, OSError, FloatingPointError: `work` raised it there; it is raised in all processes.
   """
   if jax.process_count() == 1:
     return work()
@@ -39,20 +46,22 @@ def on_first(work: Callable[[], T]) -> T:
   if is_first():
     try:
       sent = pickle.dumps((work(), None))
-    except (ValueError, OSError, FloatingPointError) as raised:
+    except _SHARED_ERRORS as raised:
       error = raised
-      kind = next(k for k in (FileNotFoundError, OSError, FloatingPointError, ValueError) if isinstance(raised, k))
+      kind = next(kind for kind in _SHARED_ERRORS if isinstance(raised, kind))
       sent = pickle.dumps((None, (kind, str(raised))))
-  value, failure = pickle.loads(_broadcast(sent))  # of this very run
+  # Unpickling could run code, but whoever can speak as process 0 decides what the others compute.
+  value, failure = pickle.loads(_broadcast(sent))
   if error is not None:
     raise error
   if failure is not None:
-    raise failure[0](failure[1])
+    kind, message = failure
+    raise kind(message)
   return value
 
 
 def tree_on_first(work: Callable[[], Tree], like: Tree) -> Tree:
-  """As `on_first`, for work that gives a tree of arrays.
+  """Runs `work`, which returns a tree of arrays, on process 0 and broadcasts the tree.
 
   Args:
     work: without arguments.
@@ -60,25 +69,32 @@ def tree_on_first(work: Callable[[], Tree], like: Tree) -> Tree:
 
   Returns:
     The tree; of NumPy arrays where there are several processes.
+
+  Raises:
+    ValueError, OSError, FloatingPointError: as in `on_first`.
   """
   if jax.process_count() == 1:
     return work()
+  # Leaves travel alone: a structure may hold what cannot be pickled.
   leaves = on_first(lambda: [np.asarray(leaf) for leaf in jax.tree.leaves(work())])
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def in_turn(work: Callable[[], T]) -> T:
-  """Lets the first process do something, then all others: where it fills a cache, they find it full.
+  """Runs `work` on process 0, then on all others: where it fills a cache, they find it full.
 
   Args:
     work: without arguments.
 
   Returns:
     What it returned in this process.
+
+  Raises:
+    ValueError, OSError, FloatingPointError: as in `on_first`.
   """
   if jax.process_count() == 1:
     return work()
-  done = []
+  done: list[T] = []
   on_first(lambda: done.append(work()))
   return done[0] if done else work()
 
@@ -93,27 +109,29 @@ def same_everywhere(settings: dict[str, Any], what: str) -> None:
   Raises:
     ValueError: they are not those of the first process; in the process that differs.
   """
-  first = on_first(lambda: settings)
-  differing = sorted(key for key in first.keys() | settings.keys() if first.get(key) != settings.get(key))
+  differing = differences.find(on_first(lambda: settings), settings)
   if differing:
-    raise ValueError(f'expected the {what} of process 0 in process {jax.process_index()} too, got other values of '
-                     f'{", ".join(differing[:5])}; give all processes the same flags and files')
+    names = ', '.join(found.name for found in differing[:differences.MOST_NAMED])
+    raise ValueError(f'expected the {what} of process 0 in process {jax.process_index()} too, got '
+                     f'other values of {names}; give all processes the same flags and files')
 
 
-def first_only(make: Callable, *arguments) -> Any:
-  """Makes a context in the first process; in the others, one that takes every call and does nothing.
+def first_only(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+  """Returns the context that `make` makes in process 0; elsewhere one that does nothing.
 
   Args:
-    make: called with `arguments`.
-    *arguments: of `make`.
+    make: called with the other arguments.
+    *args: of `make`.
+    **kwargs: of `make`.
 
   Returns:
-    A context.
+    A context. In the other processes every method of it may be called, and returns None.
   """
-  return make(*arguments) if is_first() else _Nothing()
+  return make(*args, **kwargs) if is_first() else cast(T, _Nothing())
 
 
 class _Nothing(contextlib.AbstractContextManager):
+  """A context that takes every call."""
 
   def __enter__(self):
     return self
@@ -122,12 +140,13 @@ class _Nothing(contextlib.AbstractContextManager):
     return None
 
   def __getattr__(self, name):
-    return lambda *arguments, **options: None
+    return lambda *args, **kwargs: None
 
 
 def _broadcast(data: bytes | None) -> bytes:
-  """Sends bytes of the first process to all; their number goes ahead, as all must know the shape."""
+  """Returns the bytes of process 0 on every process; `data` is None on the others."""
   from jax.experimental import multihost_utils
-  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data) if data is not None else 0)))
-  mine = np.zeros(size, np.uint8) if data is None else np.frombuffer(data, np.uint8)
+  # Their number goes ahead, as all must know the shape of what they exchange.
+  size = multihost_utils.broadcast_one_to_all(np.int32(len(data) if data is not None else 0))
+  mine = np.zeros(int(size), np.uint8) if data is None else np.frombuffer(data, np.uint8)
   return np.asarray(multihost_utils.broadcast_one_to_all(mine), np.uint8).tobytes()

@@ -1,8 +1,8 @@
 """The work directory of a run: its settings, its results, and the machine that it ran on.
 
-`settings.json` is written when a run starts, and says whose the directory is: the same settings resume,
-others are refused. `results.json` is written when the run is done. Each is replaced by one rename, so a
-killed process leaves either the old file or the new one.
+`settings.json` is written when a run starts, and says whose the directory is: the same settings
+resume, others are refused. `results.json` is written when the run is done. Each is replaced by one
+rename, so a killed process leaves either the old file or the new one.
 """
 import contextlib
 import importlib.metadata
@@ -10,13 +10,17 @@ import io
 import json
 import os
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import filelock
 import jax
 import numpy as np
 
+from mtl_jax.runs import differences, orbax_io
+
 _SETTINGS, _RESULTS = 'settings.json', 'results.json'
+_UNFINISHED = '.tmp'  # ending of a file until it is whole
 
 
 def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
@@ -27,12 +31,15 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
     settings: all that decides the outcome of the run; values that JSON can hold.
 
   Raises:
-    ValueError: the directory belongs to a run with other settings, holds other files, or is a file.
+    ValueError: the directory belongs to a run with other settings, holds other files, is a file, or
+      cannot hold checkpoints, because its path has one of `*?[`.
     OSError: it cannot be made or written.
   """
   workdir = os.fspath(workdir)
   if os.path.exists(workdir) and not os.path.isdir(workdir):
-    raise ValueError(f'work directory {workdir} is a file: expected a directory; choose another --workdir')
+    raise ValueError(f'work directory {workdir} is a file: expected a directory; '
+                     'choose another --workdir')
+  orbax_io.check_path(workdir)
   try:
     os.makedirs(workdir, exist_ok=True)
     present = os.listdir(workdir)
@@ -40,12 +47,13 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
     raise OSError(f'work directory {workdir} cannot be made: {error.strerror}; '
                   'choose another --workdir') from error
   if _SETTINGS in present:
+    # A round trip through JSON, as tuples come back as lists.
     _refuse_other_settings(workdir, read_settings(workdir), json.loads(json.dumps(settings)))
     if not os.access(workdir, os.W_OK):
       raise OSError(f'work directory {workdir} is not writable: choose another --workdir')
-  elif set(present) - {_SETTINGS + '.tmp'}:
-    raise ValueError(f'work directory {workdir} holds files but no {_SETTINGS}, so it is not that of a run; '
-                     'choose an empty or new --workdir')
+  elif set(present) - {_SETTINGS + _UNFINISHED}:  # which a killed process may have left
+    raise ValueError(f'work directory {workdir} holds files but no {_SETTINGS}, so it is not that '
+                     'of a run; choose an empty or new --workdir')
   else:
     _write_json(workdir, _SETTINGS, settings)
 
@@ -62,27 +70,25 @@ def read_settings(workdir: str | os.PathLike) -> dict[str, Any]:
   """
   workdir = os.fspath(workdir)
   if not os.path.exists(workdir):
-    raise FileNotFoundError(f'work directory {workdir} does not exist: expected that of an earlier run')
+    raise FileNotFoundError(f'work directory {workdir} does not exist: expected that of an earlier '
+                            'run')
   settings = _read_json(workdir, _SETTINGS)
   if settings is None:
-    raise ValueError(f'{workdir} is not the work directory of a run: expected {_SETTINGS} in it, found none')
+    raise ValueError(f'{workdir} is not the work directory of a run: expected {_SETTINGS} in it, '
+                     'found none')
   return settings
 
 
-def begun_with(workdir: str | os.PathLike, name: str) -> Any:
-  """Returns one setting of the run that has begun in a directory.
+def begun_settings(workdir: str | os.PathLike) -> dict[str, Any]:
+  """Returns the settings of the run that has begun in a directory; {} where none has.
 
   Args:
     workdir: any path.
-    name: of the setting.
-
-  Returns:
-    Its value, or None where no run has begun, or it has no such setting.
 
   Raises:
     ValueError: the settings there are damaged.
   """
-  return (_read_json(os.fspath(workdir), _SETTINGS) or {}).get(name)
+  return _read_json(os.fspath(workdir), _SETTINGS) or {}
 
 
 def write_results(workdir: str | os.PathLike, results: dict[str, Any]) -> None:
@@ -127,7 +133,7 @@ def write_array(workdir: str | os.PathLike, name: str, array: np.ndarray) -> Non
 
 
 def write_file(workdir: str | os.PathLike, name: str, content: bytes) -> None:
-  """Writes `<workdir>/<name>`, over an earlier one.
+  """Writes `<workdir>/<name>`, over an earlier one, so that it is never half-written.
 
   Args:
     workdir: directory of the run.
@@ -137,12 +143,25 @@ def write_file(workdir: str | os.PathLike, name: str, content: bytes) -> None:
   Raises:
     OSError: the file cannot be written; an earlier one stays.
   """
-  _write(os.path.join(os.fspath(workdir), name), content)
+  path = os.path.join(os.fspath(workdir), name)
+  unfinished = path + _UNFINISHED
+  try:
+    with open(unfinished, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())  # else the rename may reach the disk before the content
+    os.replace(unfinished, path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      os.remove(unfinished)
+    raise OSError(f'could not write {path}: {error.strerror}') from error
 
 
 @contextlib.contextmanager
-def in_use(workdir: str | os.PathLike):
-  """Keeps every other process out of a run while this one works on it; a killed process lets go by itself.
+def in_use(workdir: str | os.PathLike) -> Iterator[None]:
+  """Keeps every other process out of a run while this one works on it.
+
+  The lock is the operating system's, so that of a killed process is gone.
 
   Args:
     workdir: directory of the run.
@@ -154,8 +173,8 @@ def in_use(workdir: str | os.PathLike):
   try:
     lock.acquire(timeout=0)
   except filelock.Timeout as error:
-    raise OSError(f'work directory {workdir} is in use by another process: wait for its end, or choose another '
-                  '--workdir') from error
+    raise OSError(f'work directory {workdir} is in use by another process: wait for its end, or '
+                  'choose another --workdir') from error
   try:
     yield
   finally:
@@ -163,52 +182,34 @@ def in_use(workdir: str | os.PathLike):
 
 
 def describe_machine() -> dict[str, Any]:
-  """Returns `device` (such as 'cpu, 8 cores' or '2 x NVIDIA H100') and `versions` (package -> version)."""
+  """Returns what a run ran on.
+
+  Returns:
+    `device` (such as 'cpu, 8 cores' or '2 x NVIDIA H100') and `versions` (package -> version).
+  """
   devices = jax.devices()
   if devices[0].platform == 'cpu':
+    # Of all cores, those that this process may use; not every system can tell.
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     device = f'cpu, {allowed} core{"s" if allowed != 1 else ""}'
   else:
     device = f'{len(devices)} x {devices[0].device_kind}'
   versions = {'python': platform.python_version()}
   for package in ('mtl_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy'):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # mtl_jax may run from a clone
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # mtl_jax from a clone
       versions[package] = importlib.metadata.version(package)
   return {'device': device, 'versions': versions}
 
 
 def _refuse_other_settings(workdir: str, there: dict[str, Any], here: dict[str, Any]) -> None:
   """Raises ValueError that names what differs."""
-  keys = sorted(key for key in there.keys() | here.keys()
-                if key not in there or key not in here or there[key] != here[key])
-  if not keys:
-    return
-  differences = [f'{key} is {_text(there, key)} there and {_text(here, key)} here' for key in keys[:5]]
-  more = f', and {len(keys) - 5} more' if len(keys) > 5 else ''
-  raise ValueError(f'work directory {workdir} belongs to a run with other settings: '
-                   f'{", ".join(differences)}{more}; choose another --workdir')
-
-
-def _text(settings: dict[str, Any], key: str) -> str:
-  return json.dumps(settings[key]) if key in settings else 'not set'
+  if found := differences.find(there, here):
+    raise ValueError(f'work directory {workdir} belongs to a run with other settings: '
+                     f'{differences.summarize(found)}; choose another --workdir')
 
 
 def _write_json(workdir: str, name: str, content: dict[str, Any]) -> None:
-  _write(os.path.join(workdir, name), (json.dumps(content, indent=2) + '\n').encode())
-
-
-def _write(path: str, content: bytes) -> None:
-  """Writes beside the file, then renames; the file is never half-written."""
-  try:
-    with open(path + '.tmp', 'wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(path + '.tmp', path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      os.remove(path + '.tmp')
-    raise OSError(f'could not write {path}: {error.strerror}') from error
+  write_file(workdir, name, (json.dumps(content, indent=2) + '\n').encode())
 
 
 def _read_json(workdir: str, name: str) -> dict[str, Any] | None:
@@ -221,8 +222,9 @@ def _read_json(workdir: str, name: str) -> dict[str, Any] | None:
     return None
   except OSError as error:
     raise OSError(f'could not read {path}: {error.strerror}') from error
-  except ValueError as error:
-    raise ValueError(f'{path} is damaged: expected a JSON object ({error}); remove or restore it') from error
+  except (ValueError, RecursionError) as error:  # RecursionError: thousands of open brackets
+    raise ValueError(f'{path} is damaged: expected a JSON object ({error}); remove or restore '
+                     'it') from error
   if not isinstance(content, dict):
     raise ValueError(f'{path} is damaged: expected a JSON object, found {type(content).__name__}; '
                      'remove or restore it')

@@ -1,58 +1,38 @@
-"""Archives placed by hand: finding them, and reading members in memory, so that nothing is extracted."""
+"""Archives of data sets: their members are read into memory, and nothing is extracted."""
 import lzma
-import os
 import pathlib
 import tarfile
-import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-import requests
-
-CONNECT_SECONDS = 2.0
-
-
-def find(data_dir: str | os.PathLike | None, names: Sequence[str]) -> pathlib.Path | None:
-  """The first of `names` (files or folders) that lies in `data_dir`, or None.
-
-  Raises:
-    ValueError: If `data_dir` is given and not a folder.
-  """
-  if data_dir is None:
-    return None
-  root = pathlib.Path(data_dir)
-  if not root.is_dir():
-    raise ValueError(f"data_dir {root}: expected a folder, found {'a file' if root.exists() else 'nothing'}")
-  return next((root / name for name in names if (root / name).exists()), None)
-
-
-def files_of(source: pathlib.Path) -> list[pathlib.Path]:
-  """The archive itself, or all files of an extracted folder."""
-  return sorted(p for p in source.rglob('*') if p.is_file()) if source.is_dir() else [source]
+from mtl_jax.untrusted import zips
+from mtl_jax.untrusted.unpickler import Refused
 
 
 def read_members(source: pathlib.Path, limits: Mapping[str, int]) -> dict[str, bytes]:
   """Reads files by their last name from a tar archive (.gz, .xz or plain) or a folder.
 
   Args:
-    source: The archive, or the extracted folder.
-    limits: Wanted file name -> the most bytes that it may have; a larger one is wrong or hostile.
+    source: the archive, or the extracted folder.
+    limits: wanted file name -> the most bytes that it may have; a larger file is wrong or hostile.
 
   Returns:
     File name -> content, for every wanted name.
 
   Raises:
-    ValueError: If the archive is truncated or damaged, or a member is missing or too large.
+    ValueError: the archive is truncated or damaged, or a member is missing or too large.
   """
   found = dict(_folder_members(source, limits) if source.is_dir() else _tar_members(source, limits))
   missing = [name for name in limits if name not in found]
   if missing:
-    raise ValueError(f"{source}: expected the files {', '.join(limits)}; not found: {', '.join(missing)}")
+    raise ValueError(f"{source}: expected the files {', '.join(limits)}; not found: "
+                     f"{', '.join(missing)}")
   return found
 
 
-def _folder_members(source: pathlib.Path, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+def _folder_members(source: pathlib.Path,
+                    limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
   for path in (source / name for name in limits):
     if path.is_file():
       _check_size(str(path), path.stat().st_size, limits[path.name])
@@ -61,25 +41,30 @@ def _folder_members(source: pathlib.Path, limits: Mapping[str, int]) -> Iterator
 
 def _tar_members(source: pathlib.Path, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
   try:
-    with tarfile.open(source, 'r|*') as tar:  # A stream: one pass, no seeking back in compressed data.
+    with tarfile.open(source, 'r|*') as tar:  # A stream: no seeking back in compressed data.
       for member in tar:
         name = pathlib.PurePosixPath(member.name).name
-        if member.isfile() and name in limits:
+        if member.isfile() and name in limits:  # Links are not files here, so none is followed.
           _check_size(f'{source}: {member.name}', member.size, limits[name])
-          yield name, tar.extractfile(member).read()
+          file = tar.extractfile(member)
+          assert file is not None  # as of every regular file
+          yield name, file.read()
   except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as e:
     raise ValueError(_broken(source, e)) from e
 
 
 def read_pngs(source: pathlib.Path, limit: int) -> Iterator[tuple[pathlib.PurePosixPath, bytes]]:
-  """Path and content of every .png of a zip archive or a folder, sorted by path.
+  """Reads every .png of a zip archive or a folder, in the order of their paths.
 
   Args:
-    source: The archive, or the extracted folder.
-    limit: The most bytes that one file may have.
+    source: the archive, or the extracted folder.
+    limit: the most bytes that a file may have.
+
+  Yields:
+    Path and content of a file.
 
   Raises:
-    ValueError: If the archive is truncated or damaged, or a member is too large.
+    ValueError: the archive is truncated or damaged, or a member is too large.
   """
   if source.is_dir():
     for path in sorted(source.rglob('*.png')):
@@ -89,10 +74,12 @@ def read_pngs(source: pathlib.Path, limit: int) -> Iterator[tuple[pathlib.PurePo
   try:
     with zipfile.ZipFile(source) as archive:
       for member in sorted(archive.infolist(), key=lambda m: m.filename):
+        # macOS adds a folder of files that are no images, whatever they are called.
         if member.filename.endswith('.png') and not member.filename.startswith('__MACOSX'):
           _check_size(f'{source}: {member.filename}', member.file_size, limit)
-          yield pathlib.PurePosixPath(member.filename), archive.read(member)
-  except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as e:
+          yield pathlib.PurePosixPath(member.filename), zips.content(archive, member)
+  except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError,
+          Refused) as e:
     raise ValueError(_broken(source, e)) from e
 
 
@@ -102,28 +89,5 @@ def _check_size(name: str, size: int, limit: int) -> None:
 
 
 def _broken(source: pathlib.Path, error: Exception) -> str:
-  return (f'{source}: expected a whole archive, found {source.stat().st_size} bytes, cut off or damaged '
-          f'({error}); download or copy it again')
-
-
-def check_reachable(url: str) -> None:
-  """Fails within two seconds where a download would retry for minutes.
-
-  Raises:
-    ConnectionError: If `url` does not answer.
-  """
-  problems = ['no answer']
-
-  def ask():
-    try:
-      with requests.get(url, stream=True, timeout=CONNECT_SECONDS) as response:
-        problems[:] = [] if response.ok else [f'HTTP {response.status_code}']
-    except requests.RequestException as e:
-      problems[:] = [type(e).__name__]
-
-  # A thread, since the look-up of a host's name has no timeout.
-  thread = threading.Thread(target=ask, daemon=True)
-  thread.start()
-  thread.join(CONNECT_SECONDS)
-  if problems:
-    raise ConnectionError(f'{url} cannot be reached ({problems[0]})')
+  return (f'{source}: expected a whole archive, found {source.stat().st_size} bytes, cut off or '
+          f'damaged ({error}); download or copy it again')

@@ -1,8 +1,9 @@
-"""Pickles that others share, of arrays, read without importing or running anything that they name.
+"""Pickles of arrays that others share, read without importing or running anything that they name.
 
-Here only arrays, scalars, dicts, lists, tuples, strings and numbers are understood, and the NumPy functions that
-such pickles name are replaced by the ones below, so that no state out of the file reaches NumPy's own unpickling
-either. The bytes of an array are not read but mapped from the file: 13 GB of images cost no memory until used.
+Only arrays, scalars, dicts, lists, tuples, strings and numbers are understood, and the functions
+below replace the functions of NumPy that such pickles name, so that no state out of the file
+reaches NumPy's own unpickling either. The bytes of an array are not read but mapped from the file:
+13 GB of images cost no memory until used.
 """
 import mmap
 import pathlib
@@ -18,19 +19,21 @@ from mtl_jax.untrusted.unpickler import Refused, StandIn
 def load(path: pathlib.Path, start: int = 0, boxed: bool = False) -> Any:
   """Reads a pickle of arrays, dicts, lists, tuples, strings, bytes and numbers, by Python 2 or 3.
 
-  Strings of Python 2 are decoded as latin1. Only arrays that Python 3 wrote by protocol 2 or below are read at
-  once: their bytes are encoded as text.
+  Strings of Python 2 are decoded as latin1. Only arrays that Python 3 wrote by protocol 2 or below
+  are read at once: their bytes are encoded as text.
 
   Args:
-    path: The file; it must stay as it is while the result is in use.
-    start: Where in the file the pickle begins, in bytes.
-    boxed: Whether a dict may be boxed, that is in an array of objects of shape (), as np.save writes it.
+    path: the file; it must stay as it is while the result is in use.
+    start: where in the file the pickle begins, in bytes.
+    boxed: whether a dict may be boxed, that is in an array of objects of shape (), as np.save
+      writes it.
 
   Returns:
-    What was pickled; arrays, and bytes of more than `pickle_machine.SMALL`, are read-only and mapped from the file.
+    What was pickled; arrays, and bytes of more than `unpickler.SMALL`, are read-only and mapped
+    from the file.
 
   Raises:
-    ValueError: If it names anything else (named, and not run), or is cut off or damaged.
+    ValueError: it names anything else (named, and not run), or is cut off or damaged.
   """
   with (path.open('rb') as file,
         unpickler.refusals(path, 'pickle', 'pickle of arrays, dicts, lists, strings and numbers')):
@@ -64,17 +67,18 @@ class _Array(StandIn):
   def set_state(self, state: tuple) -> np.ndarray | dict:
     _, shape, dtype, fortran, content = state
     if isinstance(dtype, _Box):
-      return dtype.only(shape, content)
+      return dtype.unbox(shape, content)
     return _from_buffer(content, dtype, shape, 'F' if fortran else 'C')
 
 
 class _Box(StandIn):
-  """Stands in for the dtype of objects, of an array around one dict."""
+  """Stands in for the dtype of objects, in an array that holds a single dict."""
 
   def set_state(self, state: tuple) -> '_Box':
     return self
 
-  def only(self, shape: tuple, content: list) -> dict:
+  def unbox(self, shape: tuple, content: list) -> dict:
+    """Returns the dict, out of the state of the array."""
     if shape != () or len(content) != 1 or not isinstance(content[0], dict):
       raise Refused(f'an array of objects of shape {shape!r}'[:100])
     return content[0]
@@ -84,7 +88,9 @@ def _dtype_or_box(code: str | bytes, *_) -> _Dtype | _Box:
   return _Box() if code in ('O8', b'O8', 'O4', b'O4') else _Dtype(code)
 
 
-def _from_buffer(content: Any, dtype: _Dtype, shape: tuple, order: str, axis_order: None = None) -> np.ndarray:
+def _from_buffer(content: Any, dtype: _Dtype, shape: tuple, order: Any,
+                 axis_order: None = None) -> np.ndarray:
+  """Stands in for numpy's _frombuffer: an array over the bytes in the file, read-only."""
   if axis_order is not None or not isinstance(dtype, _Dtype):
     raise Refused('an array in an unknown layout')
   array = np.ndarray(shape, dtype.value, buffer=_as_bytes(content), order=order)
@@ -93,24 +99,26 @@ def _from_buffer(content: Any, dtype: _Dtype, shape: tuple, order: str, axis_ord
 
 
 def _reconstruct(kind: type, *_) -> _Array:
+  """Stands in for numpy's _reconstruct: an array without state."""
   if kind is not _Array:
     raise Refused('an array of an unknown class')
   return _Array()
 
 
 def _scalar(dtype: _Dtype, content: Any) -> bool | int | float | str | bytes:
+  """Stands in for numpy's scalar: a number or string of Python."""
   return np.ndarray((), dtype.value, buffer=_as_bytes(content)).item()
 
 
 def _encode(text: str, encoding: str) -> bytes:
-  """Bytes that Python 3 wrote by protocol 2 or below."""
+  """Stands in for codecs.encode, by which Python 3 writes bytes up to protocol 2."""
   if encoding != 'latin1':
     raise Refused(f'text encoded as {encoding!r}')
   return text.encode('latin1')
 
 
 def _no_bytes() -> bytes:
-  """Empty bytes by protocol 2 or below."""
+  """Stands in for bytes(), by which Python 3 writes empty bytes up to protocol 2."""
   return b''
 
 
@@ -118,13 +126,15 @@ def _as_bytes(content: Any) -> bytes | bytearray | np.ndarray:
   return content.encode('latin1') if isinstance(content, str) else content
 
 
+_CORES = ('core', '_core')  # of NumPy 1 and 2
 _KNOWN = {
     ('numpy', 'ndarray'): _Array,
     ('numpy', 'dtype'): _Dtype,
     ('_codecs', 'encode'): _encode,
     ('__builtin__', 'bytes'): _no_bytes,
-    **{(f'numpy.{core}.multiarray', '_reconstruct'): _reconstruct for core in ('core', '_core')},
-    **{(f'numpy.{core}.multiarray', 'scalar'): _scalar for core in ('core', '_core')},
-    **{(f'numpy.{core}.numeric', '_frombuffer'): _from_buffer for core in ('core', '_core')},
+    **{(f'numpy.{core}.multiarray', '_reconstruct'): _reconstruct for core in _CORES},
+    **{(f'numpy.{core}.multiarray', 'scalar'): _scalar for core in _CORES},
+    **{(f'numpy.{core}.numeric', '_frombuffer'): _from_buffer for core in _CORES},
 }
+# With the dtype of objects, for dicts that np.save has boxed.
 _KNOWN_BOXED = {**_KNOWN, ('numpy', 'dtype'): _dtype_or_box}

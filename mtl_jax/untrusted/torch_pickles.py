@@ -1,11 +1,11 @@
-"""What the pickles of PyTorch say of tensors, without PyTorch and without running anything that they name.
+"""Tensors in the pickles of PyTorch, without PyTorch and without running anything that they name.
 
-A pickled tensor is a place in a storage: offset, shape and strides, counted in elements. The storages lie elsewhere in
-the file, each a run of bytes, and several tensors may share one.
+A pickled tensor is a place in a storage: offset, shape and strides, counted in elements. The
+storages lie elsewhere in the file, each a run of bytes, and several tensors may share a storage.
 """
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ class Tensor(NamedTuple):
 class Dict(dict, StandIn):
   """Stands in for an OrderedDict; what PyTorch notes beside the items (`_metadata`) is dropped."""
 
-  def __init__(self, items: list = ()):
+  def __init__(self, items: Iterable[tuple[Any, Any]] = ()):
     super().__init__()
     for key, value in items:
       if not isinstance(key, str):
@@ -58,24 +58,25 @@ def load(mapped: unpickler.Mapped, storages: dict[str, Storage]) -> Any:
 
   Args:
     mapped: where to read.
-    storages: key -> storage, to which those are added that the pickle names.
+    storages: key -> storage; the storages that the pickle names are added.
 
   Returns:
     Dicts, lists and tuples of `Tensor`, strings and numbers.
 
   Raises:
-    Refused: the pickle names anything else, or a tensor that its storage cannot hold. Damage raises anything.
+    Refused: the pickle names anything else, or a tensor that its storage cannot hold.
+    Exception: the pickle is damaged; see `unpickler.refusals`.
   """
   return _Unpickler(mapped, storages).load()
 
 
 def to_array(tensor: Tensor, content: bytes, order: str) -> np.ndarray:
-  """The numbers of a tensor.
+  """Copies the numbers of a tensor.
 
   Args:
     tensor: where they lie.
     content: all bytes of its storage.
-    order: of the bytes of a number, '<' or '>'.
+    order: order of the bytes of a number, '<' (little-endian) or '>' (big-endian).
 
   Returns:
     An array of its own memory; bfloat16, which NumPy has not, as float32.
@@ -83,35 +84,43 @@ def to_array(tensor: Tensor, content: bytes, order: str) -> np.ndarray:
   kind = tensor.storage.kind
   if 0 in tensor.shape:
     return np.zeros(tensor.shape, kind.becomes)
-  stored = np.frombuffer(content, np.dtype(kind.stored).newbyteorder(order), tensor.storage.size)
-  strides = [0 if n == 1 else step * stored.itemsize for n, step in zip(tensor.shape, tensor.stride, strict=True)]
-  view = np.lib.stride_tricks.as_strided(stored[tensor.offset:], tensor.shape, strides, writeable=False)
+  stored = np.frombuffer(content, np.dtype(order + kind.stored), tensor.storage.size)
+  # `_rebuild_tensor` has checked that the last element lies within the storage.
+  strides = [0 if n == 1 else step * stored.itemsize
+             for n, step in zip(tensor.shape, tensor.stride, strict=True)]
+  view = np.lib.stride_tricks.as_strided(stored[tensor.offset:], tensor.shape, strides,
+                                         writeable=False)
   if kind == _KINDS['BFloat16']:  # the upper half of a float32
-    return np.left_shift(view, 16, dtype=np.uint32, casting='unsafe').reshape(view.shape).view(kind.becomes).copy()
+    bits = np.left_shift(view, 16, dtype=np.uint32, casting='unsafe').reshape(view.shape)
+    return bits.view(kind.becomes).copy()
   return view.astype(kind.becomes, order='C', copy=True)
 
 
 class _Kind(NamedTuple):
+  """Type of the numbers of a storage."""
   stored: str   # dtype in the file
   becomes: str  # dtype of the array
 
 
 _KINDS = {
     'Double': _Kind('f8', 'f8'), 'Float': _Kind('f4', 'f4'), 'Half': _Kind('f2', 'f2'),
-    'BFloat16': _Kind('u2', 'f4'), 'Long': _Kind('i8', 'i8'), 'Int': _Kind('i4', 'i4'), 'Short': _Kind('i2', 'i2'),
-    'Char': _Kind('i1', 'i1'), 'Byte': _Kind('u1', 'u1'), 'Bool': _Kind('u1', '?'),
+    'BFloat16': _Kind('u2', 'f4'), 'Long': _Kind('i8', 'i8'), 'Int': _Kind('i4', 'i4'),
+    'Short': _Kind('i2', 'i2'), 'Char': _Kind('i1', 'i1'), 'Byte': _Kind('u1', 'u1'),
+    'Bool': _Kind('u1', '?'),
 }
 
 
 def _rebuild_tensor(storage: Storage, offset: int, shape: tuple, stride: tuple, *_) -> Tensor:
-  if type(storage) is not Storage or not all(type(sizes) is tuple and len(sizes) <= MAX_DIMS and
-                                             all(map(_is_count, sizes)) for sizes in (shape, stride)):
+  """Stands in for the function of PyTorch, and checks that the tensor lies in its storage."""
+  if type(storage) is not Storage or not _are_counts(shape) or not _are_counts(stride):
     raise Refused('a tensor without storage, shape or strides')
   if not _is_count(offset) or len(shape) != len(stride):
-    raise Refused(f'a tensor of {len(shape)} dimensions and {len(stride)} strides, at {offset!r}'[:100])
+    raise Refused(f'a tensor of {len(shape)} dimensions and {len(stride)} strides, at '
+                  f'{offset!r}'[:100])
   last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
   if 0 not in shape and (last >= storage.size or math.prod(shape) > storage.size):
-    raise Refused(f'a tensor of shape {shape}, strides {stride}, offset {offset}, in a storage of {storage.size}')
+    raise Refused(f'a tensor of shape {shape}, strides {stride}, offset {offset}, in a storage of '
+                  f'{storage.size}')
   return Tensor(storage, offset, shape, stride)
 
 
@@ -123,6 +132,10 @@ def _rebuild_parameter(tensor: Tensor, *_) -> Tensor:
 
 def _size(sizes: tuple) -> tuple:
   return sizes
+
+
+def _are_counts(sizes: Any) -> bool:
+  return type(sizes) is tuple and len(sizes) <= MAX_DIMS and all(map(_is_count, sizes))
 
 
 def _is_count(number: Any) -> bool:
@@ -139,15 +152,21 @@ _KNOWN: dict[tuple[str, str], Callable | _Kind] = {
 
 
 class _Unpickler(unpickler.Unpickler):
-  dispatch = {**unpickler.Unpickler.dispatch, pickle.BINPERSID[0]: pickle._Unpickler.load_binpersid}
+  # A persistent id stands for a storage, so the opcode that is refused elsewhere is back here.
+  dispatch = {**unpickler.Unpickler.dispatch,
+              pickle.BINPERSID[0]: unpickler.PythonUnpickler.load_binpersid}
 
   def __init__(self, mapped: unpickler.Mapped, storages: dict[str, Storage]):
     super().__init__(mapped, _KNOWN)
     self._storages = storages
 
   def persistent_load(self, pid: Any) -> Storage:
-    """('storage', kind, key, device, elements), in the older format with a view of it, which is never used."""
-    if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != 'storage' or pid[5:] not in ((), (None,)):
+    """Looks up the storage of ('storage', kind, key, device, elements).
+
+    The older format adds a view of the storage, which must be None.
+    """
+    if (type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != 'storage'
+        or pid[5:] not in ((), (None,))):
       raise Refused('a persistent id of something else than a storage')
     _, kind, key, _, size = pid[:5]
     if type(kind) is not _Kind or type(key) is not str or not _is_count(size):

@@ -1,8 +1,8 @@
-"""A machine for pickles that runs nothing: what they name is refused, or one of our own functions stands in for it.
+"""An unpickler that runs nothing: names in a pickle are refused, or functions stand in for them.
 
-A pickle is a small program that may call any function. The C unpickler can neither map bytes from the file nor leave
-out the frames of protocol 4, and a few bytes make it reserve tens of gigabytes for its memo; hence the Python one,
-whose opcodes can be replaced one by one.
+A pickle is a small program that may call any function. The C unpickler can neither map bytes from
+the file nor leave out the frames of protocol 4, and a few bytes make it reserve tens of gigabytes
+for its memo; hence the Python unpickler, whose opcodes can be replaced separately.
 """
 import contextlib
 import mmap
@@ -10,51 +10,65 @@ import os
 import pickle
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-SMALL = 1024  # bytes; longer strings of bytes are mapped
+SMALL = 1024       # bytes; longer strings of bytes are mapped
+MAX_FOUND = 300    # characters of what was found, in a message
+MAX_REASON = 100   # characters of an error of Python's, in a message
+FRAME_HEADER = 8   # bytes
+
+# Undocumented, but in every Python since 3.0; the type stubs of the standard library lack its body.
+PythonUnpickler = cast(Any, pickle._Unpickler)
 
 
 class Refused(ValueError):
-  """The file asks for something else than data, or for other data than expected; says what was found."""
+  """A file asks for something else than data, or for other data than expected; says for what."""
 
 
 @contextlib.contextmanager
 def refusals(path: str | os.PathLike, kind: str, content: str) -> Iterator[None]:
-  """Makes whatever goes wrong with a file one ValueError of one line.
+  """Turns every error of the body into a ValueError of a single line.
+
+  `Refused` becomes a refusal, with the advice not to open the file otherwise; any other error
+  becomes the message that the file is cut off or damaged.
 
   Args:
-    path: The file.
-    kind: What it is, such as "pickle".
-    content: What it may hold, such as "pickle of arrays".
+    path: the file that the body reads.
+    kind: what it is, such as "pickle".
+    content: what it may hold, such as "pickle of arrays".
 
   Raises:
-    ValueError: For any error in the body.
+    ValueError: the body raised an error.
   """
   try:
     yield
   except Refused as e:
-    raise ValueError(f'{path}: expected a {content} only, found {str(e)[:300]}; '
+    raise ValueError(f'{path}: expected a {content} only, found {str(e)[:MAX_FOUND]}; '
                      'nothing of it was run, do not open it by other means') from e
-  except Exception as e:  # Damaged opcodes make the machine raise nearly anything.
+  except Exception as e:  # Damaged opcodes make the unpickler raise nearly anything.
     reason = ' '.join(str(e).split()) or type(e).__name__
-    raise ValueError(f'{path}: expected a whole {kind}, found {os.path.getsize(path)} bytes, cut off or damaged '
-                     f'({reason[:100]}); download or copy it again') from e
+    raise ValueError(f'{path}: expected a whole {kind}, found {os.path.getsize(path)} bytes, cut '
+                     f'off or damaged ({reason[:MAX_REASON]}); download or copy it again') from e
 
 
 class Mapped(mmap.mmap):
-  """A file, or bytes; half a line at its end is no line: it would be half a name."""
+  """A mapped file, or bytes, in which a line without its end is an error."""
 
   @classmethod
   def of(cls, content: bytes) -> 'Mapped':
-    """The bytes as if they were a file."""
+    """Copies bytes to where they can be read like a file."""
     mapped = cls(-1, len(content))
     mapped[:] = content
     return mapped
 
   def readline(self) -> bytes:
+    """Reads a line, which holds a name or a number in pickles.
+
+    Raises:
+      EOFError: the file ends before the line does, so that the name would be cut short.
+    """
     line = super().readline()
     if not line.endswith(b'\n'):
       raise EOFError('half a line at the end')
@@ -62,22 +76,23 @@ class Mapped(mmap.mmap):
 
 
 class StandIn:
-  """Of a class that a pickle names; does with the state in the file what is safe."""
+  """Base of what stands in for an instance of a class that a pickle names."""
   became = None  # what it stood for, once its state is known
 
   def set_state(self, state: Any) -> Any:
-    """Returns what the pickle then goes on with: itself, or what it stood for."""
+    """Takes the state in the file, and returns what the pickle goes on with instead of this."""
     raise NotImplementedError
 
 
-class Unpickler(pickle._Unpickler):
-  """Reads one pickle after another, out of a file or bytes, from where they stand.
+class Unpickler(PythonUnpickler):
+  """Reads pickles, each from where the one before it ended, out of a file or bytes.
 
   Args:
-    mapped: Where to read.
-    known: (module, name) -> what stands in for each global that a pickle may name; all others are refused.
+    mapped: where to read.
+    known: (module, name) -> what stands in for each global that a pickle may name; all others are
+      refused.
   """
-  dispatch = dict(pickle._Unpickler.dispatch)
+  dispatch = dict(PythonUnpickler.dispatch)
 
   def __init__(self, mapped: Mapped, known: Mapping[tuple[str, str], Any]):
     super().__init__(mapped, encoding='latin1')
@@ -87,6 +102,7 @@ class Unpickler(pickle._Unpickler):
     self._content = np.frombuffer(mapped, np.uint8)
 
   def find_class(self, module: str, name: str) -> Any:
+    """Looks up what stands in for a global; nothing is imported."""
     if (module, name) not in self._known:
       raise Refused(f"the global {f'{module}.{name}'[:100]!r}")
     return self._known[module, name]
@@ -98,32 +114,33 @@ class Unpickler(pickle._Unpickler):
       raise Refused(f'state for a {type(stand_in).__name__}')
     self.stack[-1] = stand_in.became = stand_in.set_state(state)
 
-  def _set(self, target: Any, items: list) -> None:
-    """Hashing a tuple in a tuple in a tuple, a million times, would end the process, so keys are plain."""
+  def _set_items(self, target: Any, items: list) -> None:
     if not isinstance(target, dict):
       raise Refused(f'items for a {type(target).__name__}')
     for key, value in zip(items[::2], items[1::2], strict=True):
+      # Hashing a tuple in a tuple in a tuple, a million deep, would crash the process.
       if not isinstance(key, str | bytes | int | float | None):
         raise Refused(f'a dict with a {type(key).__name__} for a key')
       target[key] = value
 
   def load_setitem(self) -> None:
     value, key = self.stack.pop(), self.stack.pop()
-    self._set(self.stack[-1], [key, value])
+    self._set_items(self.stack[-1], [key, value])
 
   def load_setitems(self) -> None:
     items = self.pop_mark()
-    self._set(self.stack[-1], items)
+    self._set_items(self.stack[-1], items)
 
   def load_dict(self) -> None:
     items = self.pop_mark()
     self.append({})
-    self._set(self.stack[-1], items)
+    self._set_items(self.stack[-1], items)
 
   def load_frame(self) -> None:
-    self.read(8)  # A frame only tells how much to read ahead.
+    self.read(FRAME_HEADER)  # It only announces how much to read ahead.
 
   def _load_bytes(self, length_format: str) -> bytes | np.ndarray:
+    """Reads a string of bytes, or maps it where it is long."""
     length, = struct.unpack(length_format, self.read(struct.calcsize(length_format)))
     start = self._mapped.tell()
     if not 0 <= length <= len(self._mapped) - start:
@@ -146,21 +163,19 @@ class Unpickler(pickle._Unpickler):
   def refuse(self) -> None:
     raise Refused('a set, a persistent id, a registered extension or a buffer outside of the file')
 
-  for _code in (pickle.EMPTY_SET, pickle.FROZENSET, pickle.PERSID, pickle.BINPERSID, pickle.NEXT_BUFFER, pickle.EXT1,
-                pickle.EXT2, pickle.EXT4):
+  for _code in (pickle.EMPTY_SET, pickle.FROZENSET, pickle.PERSID, pickle.BINPERSID,
+                pickle.NEXT_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4):
     dispatch[_code[0]] = refuse
-  for _code, _load in ((pickle.SETITEM, load_setitem), (pickle.SETITEMS, load_setitems), (pickle.DICT, load_dict)):
+  for _code, _load in (
+      (pickle.SETITEM, load_setitem), (pickle.SETITEMS, load_setitems), (pickle.DICT, load_dict),
+      (pickle.BUILD, load_build), (pickle.FRAME, load_frame), (pickle.BINBYTES, load_binbytes),
+      (pickle.BINBYTES8, load_binbytes8), (pickle.BYTEARRAY8, load_binbytes8),
+      (pickle.BINSTRING, load_binstring)):
     dispatch[_code[0]] = _load
-  dispatch[pickle.BUILD[0]] = load_build
-  dispatch[pickle.FRAME[0]] = load_frame
-  dispatch[pickle.BINBYTES[0]] = load_binbytes
-  dispatch[pickle.BINBYTES8[0]] = load_binbytes8
-  dispatch[pickle.BYTEARRAY8[0]] = load_binbytes8
-  dispatch[pickle.BINSTRING[0]] = load_binstring
 
 
 class _Memo(dict):
-  """Remembers an array by its stand-in, since a pickle remembers it before its state."""
+  """A memo that returns arrays for their stand-ins: a pickle remembers these before their state."""
 
   def __getitem__(self, index: int) -> Any:
     found = super().__getitem__(index)

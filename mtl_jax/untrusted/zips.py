@@ -1,28 +1,29 @@
-"""Zip archives that may be hostile: nothing is extracted, and nothing grows beyond what was announced and allowed."""
+"""Zip archives that may be hostile: their entries, no larger than announced and allowed."""
 import zipfile
 
 from mtl_jax.untrusted.unpickler import Refused
 
 
 def entries(archive: zipfile.ZipFile, most: int, deflated: bool) -> dict[str, zipfile.ZipInfo]:
-  """What lies in an archive, by name.
+  """Lists what lies in an archive, and refuses what no sound archive holds.
 
   Args:
-    archive: the archive.
-    most: bytes that all entries together may have.
+    archive: an open archive.
+    most: bytes that all entries together may announce.
     deflated: whether entries may be compressed.
 
   Returns:
     Name -> entry, in the order of the archive.
 
   Raises:
-    Refused: two entries have one name, are compressed otherwise, or are larger.
+    Refused: two entries have the same name, are compressed otherwise, or announce more bytes.
   """
   found: dict[str, zipfile.ZipInfo] = {}
+  allowed = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} if deflated else {zipfile.ZIP_STORED}
   for info in archive.infolist():
     if info.filename in found:
       raise Refused(f'two entries named {info.filename[:100]!r}')
-    if info.compress_type != zipfile.ZIP_STORED and not (deflated and info.compress_type == zipfile.ZIP_DEFLATED):
+    if info.compress_type not in allowed:
       raise Refused(f'a compressed entry, {info.filename[:100]!r}')
     found[info.filename] = info
   total = sum(info.file_size for info in found.values())
@@ -32,13 +33,17 @@ def entries(archive: zipfile.ZipFile, most: int, deflated: bool) -> dict[str, zi
 
 
 def content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-  """The bytes of an entry, their checksum checked, no more than it announces: `archive.read` may inflate 2 GB first.
+  """Reads the bytes of an entry, no more than it announces, and checks their checksum.
+
+  `archive.read` would not do: it may inflate 2 GB before it finds that they are too many.
 
   Raises:
-    Refused: there are fewer or other bytes.
+    Refused: the entry holds fewer bytes.
+    zipfile.BadZipFile: the checksum is that of other bytes.
   """
   with archive.open(info) as file:
     found = file.read(info.file_size)
   if len(found) != info.file_size:
-    raise Refused(f'{len(found)} bytes in the entry {info.filename[:100]!r}, which announces {info.file_size}')
+    raise Refused(f'{len(found)} bytes in the entry {info.filename[:100]!r}, which announces '
+                  f'{info.file_size}')
   return found

@@ -1,5 +1,7 @@
-"""Files that are written whole, and never over another."""
+"""Files of arrays that are written whole, and never over another."""
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,15 +26,16 @@ def write(path: str | os.PathLike, content: bytes) -> None:
 
 def refuse_existing(path: str | os.PathLike) -> None:
   """Raises ValueError where there is a file already."""
-  if os.path.lexists(path):
-    raise ValueError(f'{path}: expected a file that does not exist yet, found one; move it, or write another')
+  if os.path.lexists(path):  # a link to nothing is in the way too
+    raise ValueError(f'{path}: expected a file that does not exist yet, found one; move it, or '
+                     'write another')
 
 
-def checked(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the tensors as arrays in the byte order of this machine.
+def check_tensors(path: str | os.PathLike, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns tensors as arrays in C order and in the byte order of this machine.
 
   Args:
-    path: the file that they shall be written to, for messages.
+    path: the file that they are going to be written to, for messages.
     tensors: name -> array of numbers.
 
   Raises:

@@ -1,7 +1,8 @@
-"""NumPy's files of named arrays: the dictionaries in `.npy` of the authors' TensorFlow code, and `.npz`.
+"""NumPy's files of named arrays: the `.npy` dictionaries of the TensorFlow code, and `.npz`.
 
-np.save writes a dict as a pickle behind a header, so such files are untrusted programs; they are read as
-`mtl_jax.untrusted.numpy_pickles` reads them, and `.npz` as an archive of plain arrays.
+np.save writes a dict as a pickle behind a header, so such a file is an untrusted program.
+`untrusted.numpy_pickles` reads the pickle without running it; `.npz` is read as an archive of plain
+arrays.
 """
 import io
 import math
@@ -9,6 +10,7 @@ import os
 import pathlib
 import pickle
 import zipfile
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,22 +19,31 @@ from mtl_jax.untrusted import numpy_pickles, unpickler, zips
 from mtl_jax.untrusted.unpickler import Refused
 from mtl_jax.weights import new_files
 
-MAX_GROWTH = 16         # bytes of arrays for each byte of a pickle: it may name one array several times
-MAX_INFLATED = 2**30    # bytes that a small archive may grow to; one of equal numbers grows a thousandfold
-_OLD, _NEW = (b'\x80\x02cnumpy.%score.multiarray\n' % mark for mark in (b'', b'_'))
+MAX_GROWTH = 16         # bytes of arrays for each byte of a pickle, which may name one repeatedly
+# Bytes that even a small archive may grow to. One of equal numbers grows a thousandfold, so a ratio
+# alone would refuse it.
+MAX_INFLATED = 2**30
+_NUMBER_KINDS = 'biuf'  # of NumPy's dtypes: bool, integers, floating point
+
+# NumPy 2 moved its core; what a pickle begins with there, and what every version reads.
+_NEW_START = b'\x80\x02cnumpy._core.multiarray\n'
+_OLD_START = b'\x80\x02cnumpy.core.multiarray\n'
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Reads the arrays of a `.npy` dictionary or of a `.npz` archive, told apart by content.
 
   Args:
-    path: the file, by np.save of a dict under Python 2 or 3 and any version of NumPy, or by np.savez.
+    path: the file, by np.save of a dict under Python 2 or 3 and any version of NumPy, or by
+      np.savez.
 
   Returns:
-    Name -> array of its own memory, in the order of the file. Numbers, and lists of numbers, become arrays too.
+    Name -> array of its own memory, in the order of the file. Numbers, and lists of numbers, become
+    arrays too.
 
   Raises:
-    ValueError: the file holds anything but named numbers (told, and not run), or is cut off or damaged.
+    ValueError: the file holds anything but named numbers (told, and not run), or is cut off or
+      damaged.
     OSError: it cannot be read.
   """
   with open(path, 'rb') as file:
@@ -41,14 +52,14 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       file.seek(0)
       if start[:2] == b'PK':
         return _read_npz(file, size)
-      _expect_boxed_dict(file, start)
+      _read_header_of_dict(file, start)
     found = numpy_pickles.load(pathlib.Path(path), start=file.tell(), boxed=True)
   with unpickler.refusals(path, 'file of arrays', 'file of named arrays'):
-    return _arrays(found, size)
+    return _named_arrays(found, size)
 
 
-def write(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> None:
-  """Writes named arrays: to `.npz` as they are, to `.npy` as the dictionary that the authors' TensorFlow code reads.
+def write(path: str | os.PathLike, tensors: Mapping[str, Any]) -> None:
+  """Writes named arrays: `.npz` as they are, `.npy` as the dictionary that the authors' code reads.
 
   Args:
     path: of the file, where none is yet; its ending chooses.
@@ -60,9 +71,10 @@ def write(path: str | os.PathLike, tensors: dict[str, np.ndarray]) -> None:
   """
   ending = os.path.splitext(path)[1]
   if ending not in ('.npz', '.npy'):
-    raise ValueError(f'{path}: expected a name that ends in .npz or .npy, got {ending or "no ending"}')
+    raise ValueError(f'{path}: expected a name that ends in .npz or .npy, got '
+                     f'{ending or "no ending"}')
   new_files.refuse_existing(path)
-  arrays = new_files.checked(path, tensors)
+  arrays = new_files.check_tensors(path, tensors)
   new_files.write(path, _npz(arrays) if ending == '.npz' else _npy(arrays))
 
 
@@ -71,44 +83,49 @@ def _read_npz(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     entries = zips.entries(archive, most=max(4 * size, MAX_INFLATED), deflated=True)
     if not entries:
       raise Refused('no arrays')
-    return {_name(name): _plain_array(zips.content(archive, info), name) for name, info in entries.items()}
+    return {_array_name(name): _plain_array(zips.content(archive, info), name)
+            for name, info in entries.items()}
 
 
-def _name(entry: str) -> str:
+def _array_name(entry: str) -> str:
   if not entry.endswith('.npy'):
     raise Refused(f'the entry {entry[:100]!r}, which is no array')
   return entry.removesuffix('.npy')
 
 
 def _plain_array(content: bytes, name: str) -> np.ndarray:
-  """As np.load does it, but no memory is taken for more than the entry holds."""
+  """Reads an array as np.load does, but takes no memory for more than the entry holds."""
   file = io.BytesIO(content)
-  shape, fortran, dtype = _header(file)
-  if dtype.kind not in 'biuf':
+  shape, fortran, dtype = _read_header(file)
+  if dtype.kind not in _NUMBER_KINDS:
     raise Refused(f'an array of dtype {dtype}, {name[:100]!r}')
-  if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
-    raise Refused(f'{len(content) - file.tell()} bytes for an array of shape {shape}, {name[:100]!r}')
+  there = len(content) - file.tell()
+  if math.prod(shape) * dtype.itemsize != there:
+    raise Refused(f'{there} bytes for an array of shape {shape}, {name[:100]!r}')
   found = np.ndarray(shape, dtype, content, file.tell(), order='F' if fortran else 'C')
   return found.astype(dtype.newbyteorder('='), order='C')
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(file: BinaryIO | io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
   version = np.lib.format.read_magic(file)
-  if version not in ((1, 0), (2, 0)):
-    raise Refused(f'version {version} of the format')
-  return (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+  if version == (1, 0):
+    return np.lib.format.read_array_header_1_0(file)
+  if version == (2, 0):
+    return np.lib.format.read_array_header_2_0(file)
+  raise Refused(f'version {version} of the format')
 
 
-def _expect_boxed_dict(file: BinaryIO, start: bytes) -> None:
-  """Reads the header, up to the pickle."""
+def _read_header_of_dict(file: BinaryIO, start: bytes) -> None:
+  """Reads up to the pickle, and refuses a file that does not announce one object."""
   if start != np.lib.format.MAGIC_PREFIX:
     raise Refused('neither the beginning of .npy nor of .npz')
-  shape, _, dtype = _header(file)
+  shape, _, dtype = _read_header(file)
   if dtype.kind != 'O' or shape != ():
     raise Refused(f'one array of dtype {dtype} and shape {shape} without a name')
 
 
-def _arrays(found: Any, size: int) -> dict[str, np.ndarray]:
+def _named_arrays(found: Any, size: int) -> dict[str, np.ndarray]:
+  """Copies what was unpickled into arrays, or refuses what is no dict of numbers."""
   if not isinstance(found, dict) or not found:
     raise Refused(f'a {type(found).__name__} where a dict with arrays was expected')
   total = sum(8 * len(value) if isinstance(value, list | tuple) else getattr(value, 'nbytes', 8)
@@ -119,22 +136,25 @@ def _arrays(found: Any, size: int) -> dict[str, np.ndarray]:
   for key, value in found.items():
     name = key.decode('latin1') if isinstance(key, bytes) else key
     if not isinstance(name, str) or name in arrays:
-      raise Refused(f'the name {str(key)[:100]!r} for an array, which is no text or not the only one')
+      raise Refused(f'the name {str(key)[:100]!r} for an array, which is no text or not the only '
+                    'one')
     arrays[name] = _array(value, name)
   return arrays
 
 
 def _array(value: Any, name: str) -> np.ndarray:
-  numbers = value if isinstance(value, list | tuple) else [value]
-  if not isinstance(value, np.ndarray) and all(isinstance(number, bool | int | float) for number in numbers):
-    value = np.array(value)
-  if not isinstance(value, np.ndarray) or value.dtype.kind not in 'biuf':
-    raise Refused(f'a {getattr(value, "dtype", type(value).__name__)} where numbers were expected, {name[:100]!r}')
+  if not isinstance(value, np.ndarray):
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if all(isinstance(number, bool | int | float) for number in numbers):
+      value = np.array(value)
+  if not isinstance(value, np.ndarray) or value.dtype.kind not in _NUMBER_KINDS:
+    kind = getattr(value, 'dtype', type(value).__name__)
+    raise Refused(f'a {kind} where numbers were expected, {name[:100]!r}')
   return value.astype(value.dtype.newbyteorder('='), order='C')
 
 
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-  """As np.savez does it, which cannot take every name."""
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+  """Packs arrays as np.savez does, which cannot take every name (such as `file`)."""
   content = io.BytesIO()
   with zipfile.ZipFile(content, 'w') as archive:
     for name, array in arrays.items():
@@ -144,8 +164,10 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def _npy(arrays: dict[str, np.ndarray]) -> bytes:
-  """As np.save did it under NumPy 1 and Python 2, since later ones read that too."""
+  """Packs a dict as np.save did under NumPy 1 and Python 2; later ones read that too."""
   content = io.BytesIO()
-  np.lib.format.write_array_header_1_0(content, {'descr': '|O', 'fortran_order': False, 'shape': ()})
-  pickled = pickle.dumps(np.array(arrays, object), protocol=2)
-  return content.getvalue() + pickled.replace(_NEW, _OLD, 1)  # the first of its opcodes
+  header = {'descr': '|O', 'fortran_order': False, 'shape': ()}
+  np.lib.format.write_array_header_1_0(content, header)
+  pickled = pickle.dumps(np.array(arrays, object), protocol=2)  # the newest that Python 2 reads
+  # Only the first opcode is exchanged: arrays inside take it from the memo.
+  return content.getvalue() + pickled.replace(_NEW_START, _OLD_START, 1)

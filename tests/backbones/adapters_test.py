@@ -1,4 +1,4 @@
-"""Linen modules, nnx modules and pure functions as backbones: their trees, their statistics, what is refused."""
+"""Linen modules, nnx modules and pure functions as backbones: trees, statistics, refusals."""
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from mtl_jax import backbones, learnable, scale_shift
+from mtl_jax.configs import InnerLoop, Learn
 from mtl_jax.runs import checkpoints
 from mtl_jax.types import BackboneVars
 
@@ -27,7 +28,7 @@ class LinenNorm(nn.Module):
 
   @nn.compact
   def __call__(self, images, batch_stats_mode):
-    norm = nn.BatchNorm(use_running_average=batch_stats_mode == 'running', momentum=0.9, name='norm')
+    norm = nn.BatchNorm(batch_stats_mode == 'running', momentum=0.9, name='norm')
     return nn.Dense(5, name='dense')(norm(images.reshape(len(images), -1)))
 
 
@@ -50,13 +51,15 @@ def functions_init(key):
 
 
 def functions_apply(backbone_vars, images, batch_stats_mode):
-  (params, stats), x = backbone_vars, images.reshape(len(images), -1)
+  params, stats = backbone_vars.params, backbone_vars.batch_stats
+  x = images.reshape(len(images), -1)
   moments = stats['norm']
   if batch_stats_mode == 'batch':
     moments = {'mean': x.mean(axis=0), 'var': x.var(axis=0)}
     stats = {'norm': jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, stats['norm'], moments)}
-  x = (x - moments['mean']) / jnp.sqrt(moments['var'] + 1e-5) * params['norm']['scale'] + params['norm']['bias']
-  return x @ params['dense']['kernel'] + params['dense']['bias'], stats
+  x = (x - moments['mean'][None]) / jnp.sqrt(moments['var'] + 1e-5)[None]
+  x = x * params['norm']['scale'][None] + params['norm']['bias'][None]
+  return x @ params['dense']['kernel'] + params['dense']['bias'][None], stats
 
 
 def in_form(form):
@@ -64,7 +67,8 @@ def in_form(form):
     return backbones.from_linen(LinenNorm(), SHAPE, last_block='dense'), ('dense',)
   if form == 'nnx':
     return backbones.from_nnx(NnxNorm, SHAPE, last_block='layers'), ('layers', '0')
-  return backbones.from_functions(functions_init, functions_apply, SHAPE, last_block='dense'), ('dense',)
+  functions = (functions_init, functions_apply)
+  return backbones.from_functions(*functions, SHAPE, last_block='dense'), ('dense',)
 
 
 @pytest.mark.parametrize('form', ['linen', 'nnx', 'functions'])
@@ -75,43 +79,50 @@ def test_batch_norm_of_each_form(form):
   np.testing.assert_array_equal(variables.params['norm']['scale'], 1)
   rng = np.random.default_rng(1)
   mean, var = rng.normal(size=16), rng.uniform(0.5, 2, size=16)
-  variables = BackboneVars(variables.params, {'norm': {'mean': jnp.float32(mean), 'var': jnp.float32(var)}})
+  stats = {'norm': {'mean': jnp.float32(mean), 'var': jnp.float32(var)}}
+  variables = BackboneVars(variables.params, stats)
   layer = variables.params
   for name in path:
     layer = layer[name]
   flat = IMAGES.reshape(3, 16).astype(np.float64)
   batch = {'mean': flat.mean(axis=0), 'var': flat.var(axis=0)}
   for mode, moments in (('running', {'mean': mean, 'var': var}), ('batch', batch)):
-    expected = (flat - moments['mean']) / np.sqrt(moments['var'] + 1e-5) @ np.asarray(layer['kernel'])
-    np.testing.assert_allclose(backbone.features(variables, IMAGES, batch_stats_mode=mode), expected, rtol=1e-4,
-                               atol=1e-4)
+    normalized = (flat - moments['mean']) / np.sqrt(moments['var'] + 1e-5)
+    expected = normalized @ np.asarray(layer['kernel'])
+    found = backbone.features(variables, IMAGES, batch_stats_mode=mode)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
   features, stats = jax.jit(backbone.train_features)(variables, IMAGES)
   np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
   assert jax.tree.structure(stats) == jax.tree.structure(variables.batch_stats)
-  np.testing.assert_allclose(stats['norm']['mean'], 0.9 * mean + 0.1 * batch['mean'], rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(stats['norm']['var'], 0.9 * var + 0.1 * batch['var'], rtol=1e-5)
-  np.testing.assert_array_equal(variables.batch_stats['norm']['mean'], np.float32(mean))  # the argument is as it was
+  moved = {'mean': 0.9 * mean + 0.1 * batch['mean'], 'var': 0.9 * var + 0.1 * batch['var']}
+  np.testing.assert_allclose(stats['norm']['mean'], moved['mean'], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(stats['norm']['var'], moved['var'], rtol=1e-5)
+  # The argument is as it was.
+  np.testing.assert_array_equal(variables.batch_stats['norm']['mean'], np.float32(mean))
 
 
 def test_a_linen_module_that_takes_images_alone():
   backbone = backbones.from_linen(LinenDense(), SHAPE, last_block='dense')
   variables = backbone.init(jax.random.key(0))
-  assert variables.batch_stats == {} and backbone.feature_dim == 5 and backbone.scaled_layers == (('dense',),)
+  assert variables.batch_stats == {} and backbone.feature_dim == 5
+  assert backbone.scaled_layers == (('dense',),)
   expected = IMAGES.reshape(3, 16) @ np.asarray(variables.params['dense']['kernel'])
   for mode in ('running', 'batch'):
-    np.testing.assert_allclose(backbone.features(variables, IMAGES, batch_stats_mode=mode), expected, rtol=1e-4,
-                               atol=1e-5)
+    found = backbone.features(variables, IMAGES, batch_stats_mode=mode)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
   assert backbone.train_features(variables, IMAGES)[1] == {}
 
 
 def test_an_nnx_constructor_starts_anew_with_each_key_and_a_module_from_its_own_weights():
   drawn = backbones.from_nnx(NnxNorm, SHAPE, last_block='layers')
-  kernels = [np.asarray(drawn.init(jax.random.key(seed)).params['layers']['0']['kernel']) for seed in (0, 0, 1)]
+  trees = [drawn.init(jax.random.key(seed)).params for seed in (0, 0, 1)]
+  kernels = [np.asarray(tree['layers']['0']['kernel']) for tree in trees]
   np.testing.assert_array_equal(kernels[0], kernels[1])
   assert np.abs(kernels[0] - kernels[2]).max() > 0.1
   module = NnxNorm(nnx.Rngs(5))
   given = backbones.from_nnx(module, SHAPE, last_block='layers').init(jax.random.key(0))
-  np.testing.assert_array_equal(given.params['layers']['0']['kernel'], module.layers[0].kernel[...])
+  found = given.params['layers']['0']['kernel']
+  np.testing.assert_array_equal(found, module.layers[0].kernel[...])
 
 
 def test_an_nnx_backbone_leaves_the_module_as_it_was():
@@ -130,7 +141,8 @@ def test_scale_and_shift_of_each_form(form):
   plain = backbone.features(variables, IMAGES, batch_stats_mode='running')
 
   def output(phi):
-    return backbone.features(variables._replace(params=scale_shift.modulate(variables.params, phi)), IMAGES,
+    modulated = scale_shift.modulate(variables.params, phi)
+    return backbone.features(variables._replace(params=modulated), IMAGES,
                              batch_stats_mode='running')
 
   np.testing.assert_array_equal(output(phi), plain)
@@ -146,7 +158,8 @@ def test_the_tree_of_an_nnx_backbone_is_saved_and_read(tmp_path):
   backbone, _ = in_form('nnx')
   variables = backbone.init(jax.random.key(0))
   checkpoints.save_tree(tmp_path / 'backbone', variables)
-  read = checkpoints.load_tree(tmp_path / 'backbone', jax.eval_shape(backbone.init, jax.random.key(0)))
+  shapes = jax.eval_shape(backbone.init, jax.random.key(0))
+  read = checkpoints.load_tree(tmp_path / 'backbone', shapes)
   np.testing.assert_array_equal(backbone.features(read, IMAGES, batch_stats_mode='running'),
                                 backbone.features(variables, IMAGES, batch_stats_mode='running'))
 
@@ -156,11 +169,16 @@ def test_several_names_as_last_block_and_unscaled_layers():
     layer = {'kernel': jax.random.normal(key, (16, 16)), 'bias': jnp.zeros(16)}
     return {'first': layer, 'second': {'inner': layer, 'skip': layer}, 'third': layer}
 
-  backbone = backbones.from_functions(init, lambda params, images: images.reshape(-1, 16) @ params['third']['kernel'],
-                                      SHAPE, last_block=('second', 'third'), unscaled=('skip',))
+  def apply(params, images):
+    return images.reshape(-1, 16) @ params['third']['kernel']
+
+  backbone = backbones.from_functions(init, apply, SHAPE, last_block=('second', 'third'),
+                                      unscaled=('skip',))
   assert set(backbone.scaled_layers) == {('first',), ('second', 'inner'), ('third',)}
   assert set(backbone.last_block) == {('second',), ('third',)}
-  scaled = learnable.init(backbone, backbone.init(jax.random.key(0)), way=2, scope='last_block').scale_shift
+  learn, inner = Learn(scope='last_block'), InnerLoop()
+  variables = backbone.init(jax.random.key(0))
+  scaled = learnable.init(backbone, variables, 2, learn, inner).scale_shift
   assert scaled.keys() == {'second', 'third'} and scaled['second'].keys() == {'inner'}
 
 
@@ -187,8 +205,10 @@ def test_features_that_are_not_one_row_of_numbers_per_image(form, change, messag
     elif form == 'nnx':
       backbones.from_nnx(Nnx, SHAPE, last_block='layers')
     else:
-      backbones.from_functions(lambda key: functions_init(key).params, lambda params, images: change(
-          images.reshape(-1, 16) @ params['dense']['kernel']), SHAPE, last_block='dense')
+      backbones.from_functions(
+          lambda key: functions_init(key).params,
+          lambda params, images: change(images.reshape(-1, 16) @ params['dense']['kernel']),
+          SHAPE, last_block='dense')
 
 
 def test_a_last_block_that_is_not_there():
@@ -197,9 +217,11 @@ def test_a_last_block_that_is_not_there():
 
 
 def test_features_in_half_precision_come_out_in_float32():
+  def apply(params, images):
+    return (images.reshape(-1, 16) @ params['dense']['kernel']).astype(jnp.bfloat16)
+
   backbone = backbones.from_functions(
-      lambda key: {'dense': {'kernel': jax.random.normal(key, (16, 5))}},
-      lambda params, images: (images.reshape(-1, 16) @ params['dense']['kernel']).astype(jnp.bfloat16),
-      SHAPE, last_block='dense')
+      lambda key: {'dense': {'kernel': jax.random.normal(key, (16, 5))}}, apply, SHAPE,
+      last_block='dense')
   features = backbone.features(backbone.init(jax.random.key(0)), IMAGES, batch_stats_mode='running')
   assert (features.dtype, features.shape) == (jnp.float32, (3, 5))

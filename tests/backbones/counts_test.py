@@ -1,16 +1,18 @@
-"""How many weights, scales and shifts each backbone has, and how wide its features are, against own arithmetic."""
+"""Weights, scales and shifts of each backbone, and the width of its features, by own arithmetic."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from mtl_jax import backbones, scale_shift
 
-PUBLISHED_AFFINE = {'conv4': True, 'resnet12': False, 'resnet12_wide': True, 'resnet18': True, 'resnet25': True,
-                    'wrn28_10': True}
+PUBLISHED_AFFINE = {'conv4': True, 'resnet12': False, 'resnet12_wide': True, 'resnet18': True,
+                    'resnet25': True, 'wrn28_10': True}
 
 
 def convolutions(name):
-  """(kernel size, c_in, c_out, has bias, is scaled) of every convolution, and the channels of every batch norm."""
+  """Every convolution, as (kernel size, c_in, c_out, has bias, is scaled), and norms' channels."""
   if name == 'conv4':
     return [(3, c_in, 64, True, True) for c_in in (3, 64, 64, 64)], [64] * 4
   if name in ('resnet12', 'resnet12_wide'):
@@ -19,7 +21,8 @@ def convolutions(name):
                                    'resnet25': (80, (160, 320, 640), 4, (2, 2, 2)),
                                    'wrn28_10': (16, (160, 320, 640), 4, (1, 2, 2))}[name]
   pre_activation = name == 'wrn28_10'
-  convs, norms, c_in = [(3, 3, stem, name == 'resnet25', True)], [] if pre_activation else [stem], stem
+  convs, c_in = [(3, 3, stem, name == 'resnet25', True)], stem
+  norms = [] if pre_activation else [stem]
   for c_out, first_stride in zip(widths, strides, strict=True):
     for block in range(blocks):
       convs += [(3, c_in, c_out, False, True), (3, c_out, c_out, False, True)]
@@ -34,7 +37,8 @@ def convolutions(name):
 def three_convolution_blocks(wide):
   convs, norms, c_in = [], [], 3
   for c_out in (64, 160, 320, 640) if wide else (64, 128, 256, 512):
-    convs += [(3, c, c_out, not wide, True) for c in (c_in, c_out, c_out)] + [(1, c_in, c_out, False, wide)]
+    convs += [(3, c, c_out, not wide, True) for c in (c_in, c_out, c_out)]
+    convs += [(1, c_in, c_out, False, wide)]
     norms += [c_out] * (4 if wide else 3)
     c_in = c_out
   return convs, norms
@@ -43,6 +47,12 @@ def three_convolution_blocks(wide):
 def shapes_of(name, size, **options):
   backbone = backbones.create(name, (size, size, 3), **options)
   return backbone, jax.eval_shape(backbone.init, jax.random.key(0))
+
+
+def scale_shift_of(backbone, variables):
+  """Shapes of Φ_S."""
+  init = functools.partial(scale_shift.init, layers=backbone.scaled_layers)
+  return jax.eval_shape(init, variables.params)
 
 
 @pytest.mark.parametrize('norm_affine', [None, False, True])
@@ -56,27 +66,30 @@ def test_weights_scales_and_shifts(name, norm_affine):
   assert scale_shift.count(variables.batch_stats) == 2 * sum(norms)
   scaled = [conv for conv in convs if conv[-1]]
   assert len(backbone.scaled_layers) == len(scaled)
-  phi = jax.eval_shape(lambda params: scale_shift.init(params, backbone.scaled_layers), variables.params)
-  assert scale_shift.count(phi) == sum(c_in * c_out + c_out * bias for _, c_in, c_out, bias, _ in scaled)
+  expected = sum(c_in * c_out + c_out * bias for _, c_in, c_out, bias, _ in scaled)
+  assert scale_shift.count(scale_shift_of(backbone, variables)) == expected
 
 
 @pytest.mark.parametrize('name, weights, scales_and_shifts', [
-    ('conv4', 113_088, 12_736), ('resnet12', 7_992_000, 871_424), ('resnet12_wide', 12_424_320, 1_616_256),
-    ('resnet18', 11_168_832, 1_392_832), ('resnet25', 36_579_360, 4_301_120), ('wrn28_10', 36_472_784, 4_280_368)])
+    ('conv4', 113_088, 12_736), ('resnet12', 7_992_000, 871_424),
+    ('resnet12_wide', 12_424_320, 1_616_256), ('resnet18', 11_168_832, 1_392_832),
+    ('resnet25', 36_579_360, 4_301_120), ('wrn28_10', 36_472_784, 4_280_368)])
 def test_totals_as_published(name, weights, scales_and_shifts):
-  # As published: ResNet-12 7.99 M and 0.871 M; wide 12.42 M; ResNet-18 for CIFAR 11.17 M; WRN-28-10 36.5 M.
+  # As published: ResNet-12 7.99 M and 0.871 M; wide 12.42 M; ResNet-18 for CIFAR 11.17 M;
+  # WRN-28-10 36.5 M.
   backbone, variables = shapes_of(name, 28)
   assert scale_shift.count(variables.params) == weights
-  phi = jax.eval_shape(lambda params: scale_shift.init(params, backbone.scaled_layers), variables.params)
-  assert scale_shift.count(phi) == scales_and_shifts
+  assert scale_shift.count(scale_shift_of(backbone, variables)) == scales_and_shifts
 
 
 @pytest.mark.parametrize('name', backbones.NAMES)
-def test_norm_affine_gives_every_batch_norm_a_scale_and_an_offset_and_its_absence_none(name):
+def test_with_norm_affine_every_batch_norm_has_a_scale_and_an_offset_and_else_none(name):
   def names(tree):
-    return {tuple(key.key for key in path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {tuple(key.key for key in path) for path, _ in leaves}
 
-  variables = {affine: shapes_of(name, 16, width=10, norm_affine=affine)[1] for affine in (None, False, True)}
+  variables = {affine: shapes_of(name, 16, width=10, norm_affine=affine)[1]
+               for affine in (None, False, True)}
   without, with_affine = names(variables[False].params), names(variables[True].params)
   norms = {path[:-1] for path in names(variables[True].batch_stats)}
   assert with_affine - without == {(*path, leaf) for path in norms for leaf in ('scale', 'bias')}
@@ -88,14 +101,16 @@ def test_norm_affine_gives_every_batch_norm_a_scale_and_an_offset_and_its_absenc
 @pytest.mark.parametrize('name', backbones.NAMES)
 def test_feature_width_at_every_image_size(name, norm_affine):
   for size in (28, 32, 64, 84, 224):
-    expected = 64 * (size // 16)**2 if name == 'conv4' else 512 if name in ('resnet12', 'resnet18') else 640
-    backbone, variables = shapes_of(name, size, norm_affine=norm_affine)  # it has traced running statistics
+    averaged = 512 if name in ('resnet12', 'resnet18') else 640
+    expected = 64 * (size // 16)**2 if name == 'conv4' else averaged
+    # Making a backbone traces it with running statistics.
+    backbone, variables = shapes_of(name, size, norm_affine=norm_affine)
     assert backbone.feature_dim == expected and backbone.image_shape == (size, size, 3)
     if size == 84:
       images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
       for mode in ('running', 'batch'):
-        features = jax.eval_shape(lambda v, x, m=mode, b=backbone: b.features(v, x, batch_stats_mode=m), variables,
-                                  images)
+        run = functools.partial(backbone.features, batch_stats_mode=mode)
+        features = jax.eval_shape(run, variables, images)
         assert (features.shape, features.dtype) == ((2, expected), jnp.float32)
 
 
@@ -105,8 +120,9 @@ def test_layers_of_the_last_block_and_what_is_not_scaled():
           for name, network in networks.items()}
   assert last['conv4'] == {('block4', 'conv')}
   assert last['resnet12'] == {('block4', f'conv{i}') for i in (1, 2, 3)}
-  assert last['resnet12_wide'] == {('block4', f'conv{i}') for i in (1, 2, 3)} | {('block4', 'shortcut')}
-  for name, stage, blocks in (('resnet18', 'stage4', 2), ('resnet25', 'stage3', 4), ('wrn28_10', 'stage3', 4)):
+  assert last['resnet12_wide'] == last['resnet12'] | {('block4', 'shortcut')}
+  stages = (('resnet18', 'stage4', 2), ('resnet25', 'stage3', 4), ('wrn28_10', 'stage3', 4))
+  for name, stage, blocks in stages:
     convs = {(stage, f'block{block}', f'conv{i}') for block in range(1, blocks + 1) for i in (1, 2)}
     assert last[name] == convs | {(stage, 'block1', 'shortcut')}
     assert ('stem',) in networks[name].scaled_layers
@@ -115,8 +131,10 @@ def test_layers_of_the_last_block_and_what_is_not_scaled():
 
 
 def test_width_scales_every_layer_down():
-  for name, published in (('resnet12_wide', 64), ('resnet18', 64), ('resnet25', 160), ('wrn28_10', 160)):
-    full, half = (shapes_of(name, 16, width=width)[1].params for width in (published, published // 2))
+  widths = (('resnet12_wide', 64), ('resnet18', 64), ('resnet25', 160), ('wrn28_10', 160))
+  for name, published in widths:
+    full, half = (shapes_of(name, 16, width=width)[1].params
+                  for width in (published, published // 2))
     assert jax.tree.structure(full) == jax.tree.structure(half)
     for large, small in zip(jax.tree.leaves(full), jax.tree.leaves(half), strict=True):
       assert small.shape[-1] * 2 == large.shape[-1]

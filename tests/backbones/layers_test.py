@@ -1,4 +1,6 @@
-"""Layers that backbones share, against plain `lax`."""
+"""What the layers of backbones compute, against plain `lax` and flax."""
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,10 @@ def conv_arguments(seed=0):
 
 
 def assert_trees_close(found, expected):
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+  def assert_close(a, b):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+  jax.tree.map(assert_close, found, expected)
 
 
 def value_and_gradients(conv):
@@ -39,10 +44,12 @@ def test_conv3x3_has_the_value_and_both_gradients_of_lax():
 
 
 def test_conv3x3_under_vmap_and_inside_scan():
-  many = [jnp.stack(parts) for parts in zip(*(conv_arguments(seed) for seed in range(3)), strict=True)]
+  of_seeds = [conv_arguments(seed) for seed in range(3)]
+  many = [jnp.stack(parts) for parts in zip(*of_seeds, strict=True)]
   expected = jax.vmap(value_and_gradients(plain_conv))(*many)
   assert_trees_close(jax.vmap(value_and_gradients(layers.conv3x3))(*many), expected)
-  _, scanned = jax.lax.scan(lambda _, each: (None, value_and_gradients(layers.conv3x3)(*each)), None, tuple(many))
+  ours = value_and_gradients(layers.conv3x3)
+  _, scanned = jax.lax.scan(lambda _, each: (None, ours(*each)), None, tuple(many))
   assert_trees_close(scanned, expected)
 
 
@@ -51,9 +58,11 @@ def test_gradient_through_a_scan_of_conv3x3():
   x = jax.random.normal(jax.random.key(1), (1, 4, 4, 2))
 
   def looped(kernels, conv):
-    return jnp.sum(jax.lax.scan(lambda y, kernel: (jnp.tanh(conv(y, kernel)), None), x, kernels)[0] ** 2)
+    y, _ = jax.lax.scan(lambda y, kernel: (jnp.tanh(conv(y, kernel)), None), x, kernels)
+    return jnp.sum(y ** 2)
 
-  assert_trees_close(jax.grad(looped)(kernels, layers.conv3x3), jax.grad(looped)(kernels, plain_conv))
+  ours, plain = (jax.grad(looped)(kernels, conv) for conv in (layers.conv3x3, plain_conv))
+  assert_trees_close(ours, plain)
 
 
 def test_conv3x3_second_order():
@@ -68,39 +77,20 @@ def test_conv3x3_second_order():
   assert_trees_close(gradient_norm(layers.conv3x3), gradient_norm(plain_conv))
 
 
-@pytest.mark.parametrize('height, width', [(4, 6), (5, 6), (4, 7), (5, 5), (2, 3)])
-def test_max_pool_equals_reduce_window(height, width):
-  x = jax.random.normal(jax.random.key(0), (2, height, width, 3))
-
-  def reference(x):
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID')
-
-  np.testing.assert_array_equal(layers.max_pool(x), reference(x))
-  gradients = [jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 2))(x) for pool in (layers.max_pool, reference)]
-  np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-6)
-
-
-@pytest.mark.parametrize('options', [{}, {'xla_backend_optimization_level': 0}])
-def test_gradient_of_max_pool_does_not_need_equal_roundings(options):
-  # A compiler may compute x again, rounded otherwise, where the gradient looks for its maximum.
-  rng = np.random.default_rng(0)
-  x, weights, scale = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 8, 8, 4), (6, 4, 4, 4), 4))
-  gradient = jax.grad(lambda x: jnp.sum(weights * layers.max_pool(x * scale + 0.3)))
-  patches = (np.asarray(x) * scale + 0.3).reshape(6, 4, 2, 4, 2, 4)
-  is_max = patches == patches.max(axis=(2, 4), keepdims=True)
-  expected = (is_max * np.asarray(weights)[:, :, None, :, None] * scale).reshape(x.shape)
-  np.testing.assert_allclose(jax.jit(gradient, compiler_options=options)(x), expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize('height, width', [(4, 6), (5, 5), (4, 7)])
 def test_strided_conv_has_the_value_and_both_gradients_of_lax(height, width):
   rng = np.random.default_rng(0)
-  x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, height, width, 3), (3, 3, 3, 2)))
-  weights = jnp.asarray(rng.normal(size=(2, (height + 1) // 2, (width + 1) // 2, 2)), jnp.float32)
-  ours, plain = (value_and_gradients(lambda x, kernel, conv=conv: conv(
-      x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=DIMENSIONS)) for conv in (
-          layers.conv, jax.lax.conv_general_dilated))
-  assert_trees_close(ours(x, kernel, weights), plain(x, kernel, weights))
+  shapes = (2, height, width, 3), (3, 3, 3, 2), (2, (height + 1) // 2, (width + 1) // 2, 2)
+  arguments = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+  options = {'window_strides': (2, 2), 'padding': [(1, 1), (1, 1)]}
+
+  def ours(x, kernel):
+    return layers.conv(x, kernel, *options.values(), dimension_numbers=DIMENSIONS)
+
+  def plain(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, **options, dimension_numbers=DIMENSIONS)
+
+  assert_trees_close(value_and_gradients(ours)(*arguments), value_and_gradients(plain)(*arguments))
 
 
 @pytest.mark.parametrize('dtype, tolerance', [(jnp.float32, 1e-6), (jnp.bfloat16, 8e-3)])
@@ -112,33 +102,27 @@ def test_sum_of_products_equals_the_matrix_product(dtype, tolerance):
   found = layers.sum_of_products(x, kernel)
   assert found.dtype == dtype
   np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=tolerance, atol=tolerance)
-  gradients = jax.grad(lambda x, kernel: jnp.sum(layers.sum_of_products(x, kernel)), (0, 1))(x, kernel)
+
+  def total(x, kernel):
+    return jnp.sum(layers.sum_of_products(x, kernel))
+
+  gradients = jax.grad(total, (0, 1))(x, kernel)
   wide_x, wide_kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
   expected = (np.broadcast_to(wide_kernel.sum(1), x.shape),
               np.broadcast_to(wide_x.sum((0, 1, 2))[:, None], kernel.shape))
   for gradient, exact in zip(gradients, expected, strict=True):
-    np.testing.assert_allclose(np.asarray(gradient, np.float64), exact, rtol=4 * tolerance, atol=4 * tolerance)
+    np.testing.assert_allclose(np.asarray(gradient, np.float64), exact, rtol=4 * tolerance,
+                               atol=4 * tolerance)
 
 
-def test_strided_conv1x1_takes_every_other_pixel():
-  x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
-
-  class Layer(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-      return layers.conv1x1(x, 6, 2, jnp.float32, 'shortcut')
-
-  output, variables = Layer().init_with_output(jax.random.key(1), x)
-  expected = np.asarray(x)[:, [0, 2, 4]][:, :, [0, 2]] @ np.asarray(variables['params']['shortcut']['kernel'])
-  np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize('slope, reference', [(0.0, nn.relu), (0.1, lambda x: nn.leaky_relu(x, 0.1))])
+@pytest.mark.parametrize('slope, reference', [
+    (0.0, nn.relu), (0.1, lambda x: nn.leaky_relu(x, 0.1))])
 def test_relu_has_the_values_and_derivatives_of_flax(slope, reference):
   x = jnp.asarray(np.random.default_rng(0).normal(size=50), jnp.float32)
+  ours = functools.partial(layers.relu, slope=slope)
   for each in (lambda f: f, jax.grad, jax.jacfwd, lambda f: jax.grad(jax.grad(lambda x: f(x)**3))):
-    np.testing.assert_allclose(jax.vmap(each(lambda x: layers.relu(x, slope=slope)))(x), jax.vmap(each(reference))(x),
-                               rtol=1e-6)
+    found, expected = (jax.vmap(each(function))(x) for function in (ours, reference))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
   assert jax.grad(layers.relu)(0.0, slope) == np.float32(slope)
   no_numbers = jnp.array([-jnp.inf, jnp.inf, jnp.nan])
   np.testing.assert_array_equal(layers.relu(no_numbers, slope), reference(no_numbers))

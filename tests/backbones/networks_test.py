@@ -1,4 +1,4 @@
-"""Each built-in backbone, at tiny widths, against a NumPy forward written from the network's definition."""
+"""Each built-in backbone, at tiny widths, against a NumPy forward written from its definition."""
 import functools
 
 import jax
@@ -62,11 +62,13 @@ def test_batch_statistics_equal_numpy_and_move_the_running_ones_a_tenth_of_the_w
   reference = NumpyForward(variables, 'batch')
   expected = reference.forward(name, images)
   assert np.std(expected) > 0.01 and relative_error(found, expected) < 1e-4
-  old, new = (NumpyForward((variables.params, stats), 'batch').stats for stats in (variables.batch_stats, new_stats))
+  old, new = (NumpyForward(variables._replace(batch_stats=stats), 'batch').stats
+              for stats in (variables.batch_stats, new_stats))
   assert set(new) == set(reference.moments)
   for path, moments in reference.moments.items():
     for moment, value in moments.items():
-      np.testing.assert_allclose(new[path][moment], 0.9 * old[path][moment] + 0.1 * value, rtol=1e-4, atol=1e-5)
+      moved = 0.9 * old[path][moment] + 0.1 * value
+      np.testing.assert_allclose(new[path][moment], moved, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', ['conv4', 'resnet25'])
@@ -76,35 +78,44 @@ def test_batch_features_are_those_of_training_and_need_the_whole_batch(name):
   trained = jax.jit(backbone.train_features, compiler_options=OPTIONS)(variables, images)[0]
   np.testing.assert_allclose(batch, trained, rtol=1e-5, atol=1e-6)
   assert relative_error(features(backbone, variables, images[:2], 'batch'), batch[:2]) > 0.01
-  running = running_features(name, True)
-  np.testing.assert_allclose(features(backbone, variables, images[:2]), running[:2], rtol=1e-4, atol=1e-5)
+  of_two = features(backbone, variables, images[:2])
+  np.testing.assert_allclose(of_two, running_features(name, True)[:2], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', backbones.NAMES)
-def test_bfloat16_gives_float32_features_near_those_of_float32(name):
+def test_features_in_bfloat16_are_float32_near_those_of_float32(name):
   half, variables, images = network(name, norm_affine=True, compute_dtype='bfloat16')
-  assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(half.init, jax.random.key(0)))} == {jnp.dtype('float32')}
+  parameters = jax.eval_shape(half.init, jax.random.key(0))
+  assert {leaf.dtype for leaf in jax.tree.leaves(parameters)} == {jnp.dtype('float32')}
   rounded = features(half, variables, images)
   assert rounded.dtype == np.float32
   error = relative_error(rounded, running_features(name, True))
-  assert 1e-5 < error < 0.1  # bfloat16 rounds to 3 digits; an error of zero would mean that it was not used
+  # bfloat16 rounds to 3 digits; an error of zero would mean that it was not used.
+  assert 1e-5 < error < 0.1
 
 
 def test_init_depends_on_the_key_alone():
   backbone = backbones.create('conv4', (16, 16, 3), width=4)
   first, again, other = (jax.jit(backbone.init)(jax.random.key(seed)) for seed in (0, 0, 1))
   jax.tree.map(np.testing.assert_array_equal, first, again)
-  assert np.any(np.asarray(first.params['block1']['conv']['kernel'] != other.params['block1']['conv']['kernel']))
+  kernels = [variables.params['block1']['conv']['kernel'] for variables in (first, other)]
+  assert np.any(np.asarray(kernels[0] != kernels[1]))
   np.testing.assert_array_equal(first.batch_stats['block1']['bn']['mean'], 0)
   np.testing.assert_array_equal(first.batch_stats['block1']['bn']['var'], 1)
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (('resnet50', (32, 32, 3)), 'conv4, resnet12, resnet12_wide, resnet18, resnet25, wrn28_10, got .*resnet50'),
+    (('resnet50', (32, 32, 3)),
+     'conv4, resnet12, resnet12_wide, resnet18, resnet25, wrn28_10, got .*resnet50'),
     (('conv4', (15, 32, 3)), 'at least 16 pixels.*15x32')])
 def test_create_refuses_unknown_names_and_small_images(arguments, message):
   with pytest.raises(ValueError, match=message):
     backbones.create(*arguments)
+
+
+def test_an_epsilon_that_is_not_above_zero_is_refused():
+  with pytest.raises(ValueError, match='norm_epsilon above 0, got 0'):
+    backbones.create('conv4', (16, 16, 3), norm_epsilon=0.0)
 
 
 def test_unknown_dtype_and_statistics_are_refused():

@@ -1,4 +1,4 @@
-"""The six networks in NumPy and float64, written from their definitions, layer by layer with loops over kernel taps."""
+"""The six networks in NumPy and float64, layer by layer, written from their definitions."""
 import numpy as np
 
 
@@ -16,21 +16,25 @@ def max_pool(x):
 
 
 def conv3x3(x, layer, stride):
-  """Output pixel (i, j) is centred on input pixel (stride * i, stride * j); zeros lie around the image."""
+  """Convolution with zeros around x; output (i, j) is centred on input (stride * i, stride * j)."""
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   rows, columns = range(0, x.shape[1], stride), range(0, x.shape[2], stride)
   output = np.empty((len(x), len(rows), len(columns), layer['kernel'].shape[-1]))
   for i, row in enumerate(rows):
     for j, column in enumerate(columns):
-      output[:, i, j] = np.einsum('bhwc,hwcd->bd', padded[:, row:row + 3, column:column + 3], layer['kernel'])
+      patch = padded[:, row:row + 3, column:column + 3]
+      output[:, i, j] = np.einsum('bhwc,hwcd->bd', patch, layer['kernel'])
   return output + layer.get('bias', 0)
 
 
 class NumpyForward:
-  """`forward(name, images)`; `moments` then holds the batch's mean and variance at each batch norm."""
+  """The forward pass of a network by its name.
+
+  After it, `moments` holds the batch's mean and variance at each batch norm.
+  """
 
   def __init__(self, backbone_vars, mode):
-    self.params, self.stats = (_flat(tree) for tree in backbone_vars)
+    self.params, self.stats = _flat(backbone_vars.params), _flat(backbone_vars.batch_stats)
     self.mode, self.moments = mode, {}
 
   def forward(self, name, images):
@@ -97,18 +101,25 @@ class NumpyForward:
     x = self.conv(x, 'stem')
     for stage, first_stride in ((1, 1), (2, 2), (3, 2)):
       for block in (1, 2, 3, 4):
-        x = self.pre_activation_block(x, f'stage{stage}/block{block}', first_stride if block == 1 else 1)
+        stride = first_stride if block == 1 else 1
+        x = self.pre_activation_block(x, f'stage{stage}/block{block}', stride)
     return relu(self.norm(x, 'last_bn')).mean(axis=(1, 2))
 
   def pre_activation_block(self, x, block, stride):
     activated = relu(self.norm(x, f'{block}/bn1'))
     y = relu(self.norm(self.conv(activated, f'{block}/conv1', stride), f'{block}/bn2'))
     y = self.conv(y, f'{block}/conv2')
-    return y + (self.conv(activated, f'{block}/shortcut', stride) if block.endswith('block1') else x)
+    if block.endswith('block1'):
+      x = self.conv(activated, f'{block}/shortcut', stride)
+    return y + x
 
 
 def _flat(tree, prefix=()):
   """{'stage1/block1/conv1': {'kernel': float64 array}, ...} of a nested dict."""
   if not any(isinstance(child, dict) for child in tree.values()):
-    return {'/'.join(prefix): {name: np.asarray(leaf, np.float64) for name, leaf in tree.items()}}
-  return {path: layer for name, child in tree.items() for path, layer in _flat(child, (*prefix, name)).items()}
+    layer = {name: np.asarray(leaf, np.float64) for name, leaf in tree.items()}
+    return {'/'.join(prefix): layer}
+  flat = {}
+  for name, child in tree.items():
+    flat |= _flat(child, (*prefix, name))
+  return flat

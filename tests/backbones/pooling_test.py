@@ -1,4 +1,4 @@
-"""The end of a residual block, with one byte per patch kept for its gradient."""
+"""Pooling; and the end of a block of ResNet-12, with one byte per patch kept for its gradient."""
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,39 @@ from mtl_jax import backbones
 from mtl_jax.backbones import layers, pooling
 
 SLOPE = 0.1
+SHAPES = [(4, 6), (5, 6), (4, 7), (5, 5), (2, 3)]  # an odd side loses its last row or column
+
+
+@pytest.mark.parametrize('height, width', SHAPES)
+def test_max_pool_equals_reduce_window(height, width):
+  x = jax.random.normal(jax.random.key(0), (2, height, width, 3))
+
+  def reference(x):
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), 'VALID')
+
+  np.testing.assert_array_equal(pooling.max_pool(x), reference(x))
+  gradients = [jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 2))(x)
+               for pool in (pooling.max_pool, reference)]
+  np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize('options', [{}, {'xla_backend_optimization_level': 0}])
+def test_gradient_of_max_pool_does_not_need_equal_roundings(options):
+  # A compiler may compute x again, rounded otherwise, where the gradient looks for its maximum.
+  rng = np.random.default_rng(0)
+  x, weights, scale = (jnp.asarray(rng.normal(size=shape), jnp.float32)
+                       for shape in ((6, 8, 8, 4), (6, 4, 4, 4), (1, 1, 1, 4)))
+  gradient = jax.grad(lambda x: jnp.sum(weights * pooling.max_pool(x * scale + 0.3)))
+  patches = (np.asarray(x) * scale + 0.3).reshape(6, 4, 2, 4, 2, 4)
+  is_max = patches == patches.max(axis=(2, 4), keepdims=True)
+  of_patches = np.asarray(weights)[:, :, None, :, None]
+  expected = (is_max * of_patches).reshape(x.shape) * np.asarray(scale)
+  found = jax.jit(gradient, compiler_options=options)(x)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def plainly(x, shortcut):
-  """By the definition, in NumPy: value, and for a cotangent of ones those of x and of the shortcut."""
+  """The definition in NumPy: the value, and the gradients of its sum to x and to the shortcut."""
   total = np.where(x > 0, x, SLOPE * x) + shortcut
   batch, height, width, channels = x.shape
   pooled = np.zeros((batch, height // 2, width // 2, channels), x.dtype)
@@ -30,26 +59,29 @@ def maps(shape, seed=0, dtype=np.float32):
   return np.random.default_rng(seed).normal(size=(2, *shape)).astype(dtype)
 
 
-@pytest.mark.parametrize('height, width', [(4, 6), (5, 6), (4, 7), (5, 5), (2, 3)])
+def gradients_of_sum(x, shortcut):
+  return jax.grad(lambda *maps: jnp.sum(pooling.pool_by_places(*maps, SLOPE)), (0, 1))(x, shortcut)
+
+
+@pytest.mark.parametrize('height, width', SHAPES)
 def test_equals_the_definition(height, width):
   x, shortcut = maps((3, height, width, 2))
-  value, (x_bar, shortcut_bar) = jax.jit(lambda *maps: (
-      pooling.pool_by_places(*maps, SLOPE),
-      jax.grad(lambda *maps: jnp.sum(pooling.pool_by_places(*maps, SLOPE)), (0, 1))(*maps)))(x, shortcut)
-  for found, expected in zip((value, x_bar, shortcut_bar), plainly(x, shortcut), strict=True):
+  value, gradients = jax.jit(lambda *maps: (
+      pooling.pool_by_places(*maps, SLOPE), gradients_of_sum(*maps)))(x, shortcut)
+  for found, expected in zip((value, *gradients), plainly(x, shortcut), strict=True):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
   np.testing.assert_allclose(pooling.add_and_pool(x, shortcut, SLOPE), value, rtol=1e-6)
 
 
-def test_of_equal_values_the_first_gets_the_gradient():
+def test_the_first_of_equal_values_gets_the_gradient():
   x, shortcut = np.zeros((2, 1, 4, 4, 3), np.float32)
-  gradients = jax.grad(lambda *maps: jnp.sum(pooling.pool_by_places(*maps, SLOPE)), (0, 1))(x, shortcut)
+  gradients = gradients_of_sum(x, shortcut)
   for found, expected in zip(gradients, plainly(x, shortcut)[1:], strict=True):
     np.testing.assert_array_equal(found, expected)
     assert np.count_nonzero(found) == 4 * 3
 
 
-def test_of_equal_values_the_first_gets_the_second_derivative_too():
+def test_the_first_of_equal_values_gets_the_second_derivative_too():
   x, shortcut = np.zeros((2, 1, 2, 2, 1), np.float32)
   inner = jax.grad(lambda x: jnp.sum(pooling.pool_by_places(x, shortcut, SLOPE)**2))
   found = jax.grad(lambda x: jnp.sum(inner(x)))(x)  # of 2 SLOPE pool(x)
@@ -61,15 +93,24 @@ def test_two_orders_of_reverse_mode_equal_those_of_the_plain_form():
   with jax.enable_x64(True):
     def gradient_length(pool):
       inner = jax.grad(lambda *maps: jnp.sum(jnp.sin(pool(*maps)) * pool(*maps)), (0, 1))
-      return jax.grad(lambda *maps: sum(jnp.sum(g**2 * m) for g, m in zip(inner(*maps), maps, strict=True)), (0, 1))
 
-    ours = gradient_length(lambda x, shortcut: pooling.pool_by_places(x, shortcut, SLOPE))(x, shortcut)
-    plain = gradient_length(lambda x, shortcut: layers.max_pool(layers.relu(x, SLOPE) + shortcut))(x, shortcut)
+      def outer(*maps):
+        return sum(jnp.sum(g**2 * m) for g, m in zip(inner(*maps), maps, strict=True))
+
+      return jax.grad(outer, (0, 1))
+
+    def ours(x, shortcut):
+      return pooling.pool_by_places(x, shortcut, SLOPE)
+
+    def plain(x, shortcut):
+      return pooling.max_pool(layers.relu(x, SLOPE) + shortcut)
+
+    ours, plain = (gradient_length(pool)(x, shortcut) for pool in (ours, plain))
     chex.assert_trees_all_close(ours, plain, rtol=1e-12, atol=1e-12)
     assert all(np.abs(g).max() > 0.1 for g in ours)
 
 
-def test_without_a_slope_what_is_negative_gets_nothing():
+def test_without_a_slope_a_negative_value_gets_no_gradient():
   x, shortcut = -np.ones((2, 1, 2, 2, 1), np.float32)
   _, pullback = jax.vjp(lambda *maps: pooling.pool_by_places(*maps, 0.0), x, shortcut)
   x_bar, shortcut_bar = pullback(np.full((1, 1, 1, 1), np.inf, np.float32))
@@ -77,15 +118,16 @@ def test_without_a_slope_what_is_negative_gets_nothing():
   assert np.isinf(shortcut_bar).sum() == 1
 
 
-def test_goes_over_tasks_by_vmap_and_keeps_half_precision():
+def test_vmap_over_tasks_and_half_precision():
   x, shortcut = (jnp.asarray(m, jnp.bfloat16) for m in maps((3, 2, 4, 4, 2)))
   together = jax.vmap(lambda *maps: pooling.pool_by_places(*maps, SLOPE))(x, shortcut)
   assert together.dtype == jnp.bfloat16
   for task in range(3):
-    np.testing.assert_array_equal(together[task], pooling.pool_by_places(x[task], shortcut[task], SLOPE))
+    alone = pooling.pool_by_places(x[task], shortcut[task], SLOPE)
+    np.testing.assert_array_equal(together[task], alone)
 
 
-def test_what_is_not_a_number_stays_so():
+def test_nan_stays_nan():
   x, shortcut = maps((1, 4, 4, 2))
   x[0, 1, 1, 0] = np.nan
   found = pooling.pool_by_places(x, shortcut, SLOPE)
@@ -100,14 +142,15 @@ def test_backward_pass_keeps_a_byte_per_patch():
 
 
 def adapted_loss(dtype):
-  """Value and gradient, by task, of a loss after a step of gradient descent on all weights of a ResNet-12."""
+  """Value and gradient, by task, of the loss of a ResNet-12 that takes a step of descent."""
   images = jax.random.normal(jax.random.key(0), (3, 4, 21, 18, 3))
   network = backbones.create('resnet12', (21, 18, 3), width=4, compute_dtype=dtype)
   variables = network.init(jax.random.key(1))
 
   def adapted(params, images):
     def loss(params):
-      return jnp.mean(network.features(variables._replace(params=params), images, batch_stats_mode='running')**2)
+      changed = variables._replace(params=params)
+      return jnp.mean(network.features(changed, images, batch_stats_mode='running')**2)
 
     return loss(jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params)))
 
@@ -121,6 +164,8 @@ def test_resnet12_computes_the_same_in_the_forms_of_an_accelerator(monkeypatch):
   ours, ours_half = adapted_loss('float32'), adapted_loss('bfloat16')
   length = np.linalg.norm(plain)
   assert np.linalg.norm(ours - plain) < 1e-5 * length
-  rounding = np.linalg.norm(plain_half - plain)  # of every operation, as tests compile without optimization
+  # Every operation is rounded, as tests compile without optimization.
+  rounding = np.linalg.norm(plain_half - plain)
   assert rounding < 0.3 * length
-  assert np.linalg.norm(ours_half - plain) < 1.5 * rounding  # equal maxima, of which there are many then, count once
+  # In half precision there are many equal maxima, and each of them counts once.
+  assert np.linalg.norm(ours_half - plain) < 1.5 * rounding

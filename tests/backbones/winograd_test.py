@@ -1,4 +1,7 @@
-"""Winograd's form of a 3x3 convolution against the direct one, in float64, where only a wrong formula differs."""
+"""Winograd's form of a 3x3 convolution against the direct one.
+
+In float64, rounding is so fine that only a wrong formula differs.
+"""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +14,8 @@ DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
 
 def direct(x, kernel):
-  return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=DIMENSIONS)
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)),
+                                      dimension_numbers=DIMENSIONS)
 
 
 def arrays(*shape, seed=0):
@@ -20,19 +24,26 @@ def arrays(*shape, seed=0):
 
 
 def close(found, expected):
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), found, expected)
+  def assert_close(a, b):
+    np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+  jax.tree.map(assert_close, found, expected)
 
 
 def loss_and_gradients(function, *inputs):
-  return jax.value_and_grad(lambda *a: jnp.sum(jnp.sin(function(*a))), tuple(range(len(inputs))))(*inputs)
+  def loss(*inputs):
+    return jnp.sum(jnp.sin(function(*inputs)))
+
+  return jax.value_and_grad(loss, tuple(range(len(inputs))))(*inputs)
 
 
 def test_one_dimension_is_the_polynomial_identity():
-  """Aᵀ [(G k) ⊙ (Bᵀ d)] is the convolution of six inputs with three taps, for the matrices alone."""
-  outputs, kernels, inputs = winograd._matrices(np.array([0, 0.75, -0.75, 1.5, -1.5]))
+  """Aᵀ [(G k) ⊙ (Bᵀ d)] is the convolution of six inputs with three taps."""
+  outputs, kernels, inputs = winograd._matrices(winograd._POINTS)
   random = np.random.default_rng(0)
   d, k = random.normal(size=6), random.normal(size=3)
-  np.testing.assert_allclose(outputs @ ((kernels @ k) * (inputs @ d)), np.correlate(d, k, 'valid'), atol=1e-13)
+  found = outputs @ ((kernels @ k) * (inputs @ d))
+  np.testing.assert_allclose(found, np.correlate(d, k, 'valid'), atol=1e-13)
 
 
 @pytest.mark.parametrize('height, width', SIZES)
@@ -44,12 +55,17 @@ def test_value_and_both_gradients_are_those_of_the_direct_form(height, width):
 
 
 @pytest.mark.parametrize('height, width', SIZES)
-def test_the_transposed_form_is_the_gradient_to_the_inputs_and_has_gradients_itself(height, width):
+def test_the_transposed_form_is_the_gradient_to_the_inputs_and_has_gradients(height, width):
   with jax.enable_x64(True):
     x, kernel = arrays(2, height, width)
     y = np.random.default_rng(1).normal(size=(2, height, width, 4))
-    transposed = lambda y, kernel: winograd.conv3x3(y, kernel, True)  # noqa: E731
-    reference = lambda y, kernel: jax.vjp(lambda x: direct(x, kernel), x)[1](y)[0]  # noqa: E731
+
+    def transposed(y, kernel):
+      return winograd.conv3x3(y, kernel, True)
+
+    def reference(y, kernel):
+      return jax.vjp(lambda x: direct(x, kernel), x)[1](y)[0]
+
     close(transposed(y, kernel), reference(y, kernel))
     close(loss_and_gradients(transposed, y, kernel), loss_and_gradients(reference, y, kernel))
 
@@ -59,14 +75,18 @@ def test_the_gradient_to_the_kernel_has_gradients_itself(height, width):
   with jax.enable_x64(True):
     x, kernel = arrays(2, height, width)
     y = np.random.default_rng(1).normal(size=(2, height, width, 4))
-    reference = lambda x, y: jax.vjp(lambda kernel: direct(x, kernel), kernel)[1](y)[0]  # noqa: E731
+
+    def reference(x, y):
+      return jax.vjp(lambda kernel: direct(x, kernel), kernel)[1](y)[0]
+
     close(winograd.kernel_gradient(x, y), reference(x, y))
     close(loss_and_gradients(winograd.kernel_gradient, x, y), loss_and_gradients(reference, x, y))
 
 
-@pytest.mark.parametrize('images, part, parts', [(60, 64, 15), (61, 64, 16), (7, 1, 7), (7, 1000, 1)])
+@pytest.mark.parametrize('images, part, parts', [
+    (60, 64, 15), (61, 64, 16), (7, 1, 7), (7, 1000, 1)])
 def test_more_tiles_than_a_part_takes(monkeypatch, images, part, parts):
-  """61 images go into parts of as many only with black ones; a part of one image may be larger than it should."""
+  """61 images fill equal parts only with black ones; a part of one image may exceed the limit."""
   monkeypatch.setattr(winograd, '_PART', part)
   with jax.enable_x64(True):
     x, kernel = arrays(images, 8, 7)
@@ -75,7 +95,7 @@ def test_more_tiles_than_a_part_takes(monkeypatch, images, part, parts):
 
 
 def test_second_order_under_vmap_and_in_a_scan():
-  """As inner loops need it that adapt the kernels of each task, here of two layers."""
+  """Inner loops need both that adapt the kernels of each task, here of two layers."""
   with jax.enable_x64(True):
     x, first = arrays(2, 6, 5)
     kernels = first, np.random.default_rng(1).normal(size=(3, 3, 4, 2))
@@ -88,7 +108,10 @@ def test_second_order_under_vmap_and_in_a_scan():
       def one(kernels, _):
         return jax.tree.map(lambda k, g: k - 0.1 * g, kernels, jax.grad(loss)(kernels)), None
 
-      return jax.jit(jax.vmap(jax.value_and_grad(lambda k: loss(jax.lax.scan(one, k, length=3)[0]))))(of_tasks)
+      def adapted_loss(kernels):
+        return loss(jax.lax.scan(one, kernels, length=3)[0])
+
+      return jax.jit(jax.vmap(jax.value_and_grad(adapted_loss)))(of_tasks)
 
     close(adapted(winograd.conv3x3), adapted(direct))
 
@@ -99,8 +122,8 @@ def test_float32_rounds_five_times_as_coarsely():
   with jax.enable_x64(True):
     exact = np.asarray(direct(x, kernel))
   with jax.default_matmul_precision('highest'):
-    errors = [np.sqrt(np.mean((f(x.astype(np.float32), kernel.astype(np.float32)) - exact)**2))
-              for f in (winograd.conv3x3, direct)]
+    inputs = x.astype(np.float32), kernel.astype(np.float32)
+    errors = [np.sqrt(np.mean((f(*inputs) - exact)**2)) for f in (winograd.conv3x3, direct)]
   assert errors[0] < 8 * errors[1] and errors[0] < 2e-6 * np.sqrt(np.mean(exact**2))
 
 
@@ -114,8 +137,8 @@ def through_layers(x, kernel, strides=(1, 1)):
     (80, 8, 64, 256, 'float32', False, True), (80, 8, 32, 64, 'float32', False, False),
     (80, 8, 3, 256, 'float32', False, False), (9, 8, 256, 256, 'float32', False, False),
     (10, 8, 256, 256, 'float32', True, True), (80, 8, 256, 256, 'bfloat16', False, False)])
-def test_it_is_taken_where_channels_and_tiles_are_many(monkeypatch, images, pixels, c_in, c_out, dtype, forward,
-                                                       gradient):
+def test_it_is_taken_where_channels_and_tiles_are_many(monkeypatch, images, pixels, c_in, c_out,
+                                                       dtype, forward, gradient):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
   shapes = (images, pixels, pixels, c_in), (3, 3, c_in, c_out)
   inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
@@ -124,12 +147,16 @@ def test_it_is_taken_where_channels_and_tiles_are_many(monkeypatch, images, pixe
   assert ('dot_general' in str(jax.make_jaxpr(to_kernel)(*inputs))) == gradient
 
 
-@pytest.mark.parametrize('c_in, c_out, strides', [(128, 256, (1, 1)), (128, 256, (2, 2)), (64, 64, (1, 1)),
-                                                  (64, 128, (2, 2))])
+@pytest.mark.parametrize('c_in, c_out, strides', [
+    (128, 256, (1, 1)), (128, 256, (2, 2)), (64, 64, (1, 1)), (64, 128, (2, 2))])
 def test_values_and_gradients_of_layers_in_this_form(monkeypatch, c_in, c_out, strides):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
   random = np.random.default_rng(0)
   with jax.enable_x64(True):
     x, kernel = random.normal(size=(40, 5, 4, c_in)), random.normal(size=(3, 3, c_in, c_out)) / 34
+
+    def reference(x, kernel):
+      return direct(x, kernel)[:, ::strides[0], ::strides[1]]
+
     found = loss_and_gradients(lambda *a: through_layers(*a, strides), x, kernel)
-    close(found, loss_and_gradients(lambda *a: direct(*a)[:, ::strides[0], ::strides[1]], x, kernel))
+    close(found, loss_and_gradients(reference, x, kernel))

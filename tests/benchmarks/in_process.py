@@ -1,13 +1,16 @@
-"""Workers for tests: one in this process, which spares the seconds of a start, and one that follows a script."""
+"""Workers for tests: one in this process, without a start of seconds, and one that is scripted."""
 import json
 import sys
 
 from benchmarks import workers
 from benchmarks.ours import worker
 
+_DESCRIPTION = {'name': 'scripted', 'versions': {}, 'threads': 1, 'device': 'none',
+                'platform': 'cpu', 'devices': 1}
+
 
 class InProcess:
-  """This library's worker without a process; every request and answer passes through JSON all the same."""
+  """This library's worker without a process; what it is asked passes through JSON all the same."""
 
   start_seconds = 0.5
 
@@ -40,16 +43,26 @@ class BenchInProcess(workers.Bench):
 
 
 def scripted(tmp_path, answers, log=None):
-  """Command of a worker that answers by `answers`: Python source of a function `answer(request, number)`."""
+  """Writes a worker that answers by a script.
+
+  Args:
+    tmp_path: folder for the worker.
+    answers: Python source of a function `answer(request, number)`.
+    log: file for a line of each request.
+
+  Returns:
+    Its command.
+  """
   path = tmp_path / f'worker{len(list(tmp_path.iterdir()))}.py'
+  log_request = ''
+  if log:
+    log_request = f'  open({str(log)!r}, "a").write(sys.argv[1] + " " + request["do"] + "\\n")\n'
   path.write_text(f'import json, sys, time\n{answers}\n'
-                  'print(json.dumps({"name": "scripted", "versions": {}, "threads": 1, "device": "none", '
-                  '"platform": "cpu", "devices": 1}), flush=True)\n'
+                  f'print({json.dumps(_DESCRIPTION)!r}, flush=True)\n'
                   'for number, line in enumerate(sys.stdin):\n'
-                  '  request = json.loads(line)\n' +
-                  (f'  open({str(log)!r}, "a").write(sys.argv[1] + " " + request["do"] + "\\n")\n' if log else '') +
+                  '  request = json.loads(line)\n' + log_request +
                   '  print(json.dumps(answer(request, number)), flush=True)\n')
-  return [sys.executable, '-S', '-E', str(path)]
+  return [sys.executable, '-S', '-E', str(path)]  # without site packages: it starts at once
 
 
 def _through_json(content):

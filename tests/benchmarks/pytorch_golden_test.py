@@ -1,7 +1,8 @@
-"""Both sides of the benchmarks compute the same: our outer step and inner loop against numbers that PyTorch wrote.
+"""Both sides of the benchmarks compute the same: ours against numbers that PyTorch wrote.
 
 `python -m tests.golden.pytorch_mtl` writes them.
 """
+import dataclasses
 import functools
 import pathlib
 
@@ -13,57 +14,65 @@ import pytest
 from mtl_jax import backbones, base_learner, outer_loop, scale_shift
 from mtl_jax.backbones.basic_resnets import ResNet25
 from mtl_jax.backbones.resnet12 import ResNet12
-from mtl_jax.phases import meta_train
+from mtl_jax.configs import InnerLoop, MetaTrainConfig
 from mtl_jax.types import BackboneVars, BaseLearner, Episode, MetaParams
 from tests.golden import pytorch_recipe as recipe
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 MODULES = {'resnet12': ResNet12, 'resnet25': ResNet25}
-QUICK = {'xla_backend_optimization_level': 0}  # compiles four times faster, and tiny arrays run fast all the same
+# Compiles four times faster, and tiny arrays run fast all the same.
+QUICK = {'xla_backend_optimization_level': 0}
 
 
 def golden(name, order):
-  """What PyTorch wrote: name -> array."""
+  """Returns what PyTorch wrote: name -> array."""
   with np.load(GOLDEN / f'pytorch_{name}.npz') as file:
-    return {key.removeprefix(f'{order}/'): file[key] for key in file.files if key.startswith(f'{order}/')}
+    return {key.removeprefix(f'{order}/'): file[key] for key in file.files
+            if key.startswith(f'{order}/')}
 
 
 def assert_same(found, expected):
-  """Equal up to rounding in float64, array by array."""
+  """Asserts equality up to rounding in float64, array by array."""
   assert set(found) == set(expected)
   for name, value in expected.items():
     assert found[name].shape == value.shape, name
-    np.testing.assert_allclose(found[name], value, rtol=1e-9, atol=1e-10 * np.abs(value).max(), err_msg=name)
+    np.testing.assert_allclose(found[name], value, rtol=1e-9, atol=1e-10 * np.abs(value).max(),
+                               err_msg=name)
 
 
 def flat(tree):
-  """path/of/leaf -> array."""
+  """Returns path/of/leaf -> array."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf) for path, leaf in leaves}
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf)
+          for path, leaf in leaves}
 
 
 def filled(tree, prefix=''):
-  """A tree of the same shapes with the arrays of the recipe."""
-  fill = lambda path, leaf: jnp.asarray(recipe.array(  # noqa: E731
-      prefix + jax.tree_util.keystr(path, simple=True, separator='/'), leaf.shape))
+  """Returns a tree of the same shapes with the arrays of the recipe."""
+  def fill(path, leaf):
+    name = prefix + jax.tree_util.keystr(path, simple=True, separator='/')
+    return jnp.asarray(recipe.array(name, leaf.shape))
+
   return jax.tree_util.tree_map_with_path(fill, tree)
 
 
 def problem(network):
-  """A narrow backbone in float64, its variables, meta-parameters and tasks, all by the recipe."""
+  """Returns a narrow backbone in float64, variables, meta-parameters and tasks by the recipe."""
   published = backbones.create(network, (17, 16, 3), width=recipe.WIDTH)
   unscaled = () if network == 'resnet25' else ('shortcut',)
   module = MODULES[network](width=recipe.WIDTH, norm_epsilon=recipe.EPS, dtype=jnp.float64)
-  backbone = backbones.from_linen(module, (17, 16, 3), last_block='block4' if network == 'resnet12' else 'stage3',
-                                  unscaled=unscaled)
+  last_block = 'block4' if network == 'resnet12' else 'stage3'
+  backbone = backbones.from_linen(module, (17, 16, 3), last_block=last_block, unscaled=unscaled)
   assert backbone.scaled_layers == published.scaled_layers
-  variables = BackboneVars(*map(filled, jax.eval_shape(published.init, jax.random.key(0))))
+  variables = jax.eval_shape(published.init, jax.random.key(0))
+  variables = BackboneVars(filled(variables.params), filled(variables.batch_stats))
   phi = filled(scale_shift.init(variables.params, backbone.scaled_layers), 'scale_shift/')
   theta = filled(base_learner.init(backbone.feature_dim, recipe.WAY), 'base_learner/')
   arrays = jax.tree.map(jnp.asarray, recipe.tasks())
   class_ids = jnp.tile(jnp.arange(recipe.WAY), (recipe.TASKS, 1))
-  tasks = Episode(*(arrays[name] for name in Episode._fields if name != 'class_ids'), class_ids)
-  return backbone, MetaParams(phi, {}, theta, {}), variables, tasks
+  tasks = Episode(arrays['support_images'], arrays['support_labels'], arrays['query_images'],
+                  arrays['query_labels'], class_ids)
+  return backbone, MetaParams(phi, {}, theta, {}, {}), variables, tasks
 
 
 @pytest.mark.parametrize('network', recipe.NETWORKS)
@@ -73,10 +82,14 @@ def test_outer_step_is_that_of_pytorch(network):
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def losses_and_gradients(*arguments):
-      config = meta_train.MetaTrainConfig(way=recipe.WAY, **recipe.STEP)
-      return [jax.value_and_grad(functools.partial(
-          outer_loop.query_loss, backbone=backbone, config=config._replace(gradient_order=order)), has_aux=True)(
-              *arguments) for order in recipe.ORDERS]
+      inner = InnerLoop(lr=recipe.STEP['inner_lr'], steps=recipe.STEP['inner_steps'])
+      found = []
+      for order in recipe.ORDERS:
+        config = MetaTrainConfig(way=recipe.WAY,
+                                 inner=dataclasses.replace(inner, gradient_order=order))
+        loss = functools.partial(outer_loop.query_loss, backbone=backbone, config=config)
+        found.append(jax.value_and_grad(loss, has_aux=True)(*arguments))
+      return found
 
     both = losses_and_gradients(*arguments)
   for order, ((loss, _), gradient) in zip(recipe.ORDERS, both, strict=True):
@@ -87,8 +100,10 @@ def test_outer_step_is_that_of_pytorch(network):
 @pytest.mark.parametrize('adapt', [base_learner.adapt, base_learner.adapt_primal])
 def test_inner_loop_is_that_of_pytorch(adapt, order):
   def loss(x):
+    theta = BaseLearner(x['kernel'], x['bias'])
+
     def one(support, support_labels, query, query_labels):
-      adapted = adapt(BaseLearner(x['kernel'], x['bias']), support, support_labels, query, gradient_order=order,
+      adapted = adapt(theta, support, support_labels, query, gradient_order=order,
                       num_steps=recipe.LOOP['inner_steps'], inner_lr=recipe.LOOP['inner_lr'])
       return base_learner.cross_entropy(adapted.query_logits, query_labels)
 
@@ -104,7 +119,8 @@ def test_inner_loop_is_that_of_pytorch(adapt, order):
 @pytest.mark.parametrize('name', ['inner_loop', *recipe.NETWORKS])
 def test_the_numbers_are_those_of_the_files_that_are_there(name):
   with np.load(GOLDEN / f'pytorch_{name}.npz') as file:
-    assert str(file['sources']) == recipe.sources(), 'write them anew: python -m tests.golden.pytorch_mtl, with PyTorch'
+    assert str(file['sources']) == recipe.sources(), (
+        'write them anew: python -m tests.golden.pytorch_mtl, with PyTorch')
 
 
 def test_orders_differ():
@@ -112,4 +128,5 @@ def test_orders_differ():
     second, first = (golden(network, order) for order in recipe.ORDERS)
     assert second['loss'] == pytest.approx(first['loss'], rel=1e-12) and 0.5 < second['loss'] < 2
     for name in set(second) - {'loss', 'base_learner/bias'}:
-      assert np.linalg.norm(second[name] - first[name]) > 1e-3 * np.linalg.norm(second[name]), name
+      difference = np.linalg.norm(second[name] - first[name])
+      assert difference > 1e-3 * np.linalg.norm(second[name]), name

@@ -1,4 +1,4 @@
-"""Workers that follow a script: who is asked when, what is made of the answers, and what becomes of failures."""
+"""Workers that follow a script: who is asked when, what the answers become, and failures."""
 import sys
 import time
 
@@ -17,7 +17,8 @@ def answer(request, number):
   if request['do'] == 'setup':
     return {'seconds': 0.0}
   runs += 1
-  return {'seconds': TIMES[sys.argv[1]][runs - 1], 'value': runs, 'peak_bytes': 100 * runs if runs != 4 else None}
+  peak = 100 * runs if runs != 4 else None
+  return {'seconds': TIMES[sys.argv[1]][runs - 1], 'value': runs, 'peak_bytes': peak}
 """
 EFFORT = workers.Effort(pairs=3, warmup=1, least_seconds=0.0, pause=0.0, limit=20)
 
@@ -36,9 +37,11 @@ def test_sides_take_turns_after_warming_up(tmp_path):
     side.close()
   warm = [f'{name} {do}' for name in 'ab' for do in ('setup', 'run', 'run')]
   assert log.read_text().split('\n')[:-1] == warm + ['a run', 'b run'] * 3
-  assert {key: found['a'][key] for key in ('first', 'turns', 'median', 'min', 'max', 'value', 'peak_bytes')} == {
-      'first': 9, 'turns': [1, 2, 3], 'median': 2, 'min': 1, 'max': 3, 'value': 5, 'peak_bytes': 500}
-  assert rounds.ratios(found['b']['turns'], found['a']['turns']) == {'median': 3, 'min': 1, 'max': 4}
+  expected = {'first': 9, 'turns': [1, 2, 3], 'median': 2, 'min': 1, 'max': 3, 'value': 5,
+              'peak_bytes': 500}
+  assert {key: found['a'][key] for key in expected} == expected
+  over = rounds.ratios(found['b']['turns'], found['a']['turns'])
+  assert over == {'median': 3, 'min': 1, 'max': 4}
   assert rounds.strongest(found) == 'a' and each.about['b']['name'] == 'scripted'
 
 
@@ -46,33 +49,37 @@ def test_a_short_run_is_repeated_within_its_turn(tmp_path):
   effort = EFFORT._replace(warmup=0, least_seconds=6.0)
   side = rounds.Side(bench(scripted(tmp_path, TIMES), effort), 'a', 'measure', 'mode')
   side.prepare({})
-  assert rounds.in_turn({'a': side}, 1)['a']['turns'] == [3]  # 5 and 1 s are enough; their median
+  # 5 and 1 s are enough; their median.
+  assert rounds.in_turn({'a': side}, 1)['a']['turns'] == [3]
   side.close()
 
 
 FAILURES = """
+ANSWERS = {'skips': {'skip': 'no compiler'}, 'fails': {'error': 'out of\\nmemory'}}
 def answer(request, number):
   if request['do'] == 'run' and sys.argv[1] == 'ends':
     print('the last words', file=sys.stderr)
     sys.exit(3)
   if request['do'] == 'run' and sys.argv[1] == 'sleeps':
     time.sleep(60)
-  return {'skips': {'skip': 'no compiler'}, 'fails': {'error': 'out of\\nmemory'}}.get(sys.argv[1], {'seconds': 0.0})
+  return ANSWERS.get(sys.argv[1], {'seconds': 0.0})
 """
 
 
 @pytest.mark.parametrize(('name', 'says'), [
-    ('skips', 'no compiler'), ('fails', 'out of memory'), ('ends', 'worker ended with status 3: the last words'),
-    ('sleeps', '> 0.5 s')])
+    ('skips', 'no compiler'), ('fails', 'out of memory'),
+    ('ends', 'worker ended with status 3: the last words'), ('sleeps', '> 0.5 s')])
 def test_a_side_that_fails_is_left_out_with_the_reason(tmp_path, name, says):
-  each = bench(scripted(tmp_path, FAILURES), EFFORT._replace(limit=0.5 if name == 'sleeps' else 20), (name,))
+  effort = EFFORT._replace(limit=0.5 if name == 'sleeps' else 20)
+  each = bench(scripted(tmp_path, FAILURES), effort, (name,))
   side = rounds.Side(each, name, 'measure', 'mode')
   began = time.monotonic()
   assert not side.prepare({})
   found = rounds.in_turn({name: side}, 3)
   assert time.monotonic() - began < 20
   assert found == {name: {'skip': says}}
-  assert rounds.skipped([found, found]) == [f'{name}: {says} (2 times)'] and rounds.strongest(found) is None
+  assert rounds.skipped([found, found]) == [f'{name}: {says} (2 times)']
+  assert rounds.strongest(found) is None
 
 
 HUNGRY = """
@@ -84,7 +91,8 @@ def answer(request, number):
 """
 
 
-@pytest.mark.parametrize('there, says', [(2**31, {'bytes': 2**28}), (None, {'bytes': 2**28}), (2**27, 'out of memory')])
+@pytest.mark.parametrize('there, says', [
+    (2**31, {'bytes': 2**28}), (None, {'bytes': 2**28}), (2**27, 'out of memory')])
 def test_a_worker_on_a_cpu_gets_no_more_memory_than_there_is(tmp_path, monkeypatch, there, says):
   monkeypatch.setattr(memory, 'free_host_bytes', lambda: there)
   worker = workers.Bench({'jax': scripted(tmp_path, HUNGRY)}, EFFORT).start('jax')

@@ -1,4 +1,5 @@
 """Entries of the cache: written whole, read back equal, rebuilt when damaged."""
+import json
 import os
 import resource
 import threading
@@ -15,8 +16,8 @@ KEY = {'version': 1}
 
 def make_dataset(seed=0):
   rng = np.random.default_rng(seed)
-  splits = {split: [(f'{split}_{n}', rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)) for n in (2, 3)]
-            for split in pools.SPLITS}
+  splits = {split: [(f'{split}_{n}', rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8))
+                    for n in (2, 3)] for split in pools.SPLITS}
   return pools.from_classes('tiny', splits, flip=True)
 
 
@@ -30,11 +31,11 @@ def not_called():
 
 def assert_equal(a, b):
   for split in pools.SPLITS:
-    for x, y in zip(getattr(a, split), getattr(b, split), strict=True):
+    *pool, normalization = getattr(a, split)
+    *other_pool, other_normalization = getattr(b, split)
+    for x, y in zip((*pool, *normalization), (*other_pool, *other_normalization), strict=True):
       np.testing.assert_array_equal(x, y)
       assert x.dtype == y.dtype
-  np.testing.assert_array_equal(a.mean, b.mean)
-  np.testing.assert_array_equal(a.std, b.std)
   assert (a.name, a.class_names, a.flip) == (b.name, b.class_names, b.flip)
 
 
@@ -42,7 +43,7 @@ def test_second_load_reads_the_entry(tmp_path):
   built = load(tmp_path)
   read = load(tmp_path, build=not_called)
   assert_equal(built, read)
-  assert read.mean.dtype == np.float32
+  assert read.train.normalization.mean.dtype == np.float32
 
 
 def test_another_key_is_another_entry(tmp_path):
@@ -61,7 +62,8 @@ def test_damaged_entry_is_built_again(tmp_path, name, damage):
   if damage == 'missing':
     path.unlink()
   else:
-    path.write_bytes({'truncated': content[:-5], 'empty': b'', 'garbage': b'\x80\x04junk' * 50}[damage])
+    path.write_bytes({'truncated': content[:-5], 'empty': b'',
+                      'garbage': b'\x80\x04junk' * 50}[damage])
   with pytest.warns(UserWarning, match='is damaged .*building it again'):
     assert_equal(load(tmp_path), make_dataset())
   assert_equal(load(tmp_path, build=not_called), make_dataset())
@@ -126,7 +128,8 @@ def classes_of(dataset):
   """The same classes, one at a time."""
   def of_split(split):
     pool = getattr(dataset, split)
-    for name, first, count in zip(dataset.class_names[split], pool.class_offsets, pool.class_sizes, strict=True):
+    for name, first, count in zip(dataset.class_names[split], pool.class_offsets,
+                                  pool.class_sizes, strict=True):
       yield name, pool.images[first:first + count]
   return {split: of_split(split) for split in pools.SPLITS}
 
@@ -139,8 +142,8 @@ def test_streamed_entry_equals_one_built_in_memory(tmp_path):
   assert_equal(stream(tmp_path, None), built)
   assert not streamed.train.images.flags.writeable
   for split in pools.SPLITS:
-    files = [next(root.glob(f'tiny-*/{split}.npy')).read_bytes() for root in (tmp_path, tmp_path / 'built')]
-    assert files[0] == files[1]
+    files = [next(root.glob(f'tiny-*/{split}.npy')) for root in (tmp_path, tmp_path / 'built')]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_one_class_is_held_at_a_time(tmp_path):
@@ -166,6 +169,19 @@ def test_error_while_streaming_leaves_nothing(tmp_path):
   with pytest.raises(ValueError, match='broken.png'):
     stream(tmp_path, {split: classes() for split in pools.SPLITS})
   assert [path.name for path in tmp_path.iterdir() if not path.name.endswith('.lock')] == []
+
+
+def test_split_without_classes_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r'val\.npy: expected at least one class, got none'):
+    stream(tmp_path, {**classes_of(make_dataset()), 'val': iter(())})
+
+
+def test_mean_and_deviation_stand_in_the_entry_once(tmp_path):
+  built = load(tmp_path)
+  meta = json.loads(next(tmp_path.glob('tiny-*/entry.json')).read_text())
+  assert sorted(meta) == ['flip', 'key', 'mean', 'std', 'test', 'train', 'val']
+  assert meta['mean'] == built.train.normalization.mean.tolist()
+  assert meta['std'] == built.train.normalization.std.tolist()
 
 
 def test_classes_of_different_shapes_are_refused(tmp_path):
@@ -199,7 +215,8 @@ def test_full_disk_while_streaming_is_explained(tmp_path):
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
   try:
-    with pytest.raises(ValueError, match='tiny: decoded images cannot be written to .*pass another cache_dir') as e:
+    with pytest.raises(ValueError, match='tiny: decoded images cannot be written to .*pass another '
+                                         'cache_dir') as e:
       stream(tmp_path, classes)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

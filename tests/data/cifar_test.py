@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from mtl_jax import data
-from mtl_jax.data import cifar
-from mtl_jax.untrusted import archives
+from mtl_jax.data import archived, cifar
 
 SUPER = [s for split in cifar.FC100_SUPER_CLASSES.values() for s in split]
 FINE = sorted(c for split in cifar.CIFAR_FS_CLASSES.values() for c in split)
@@ -23,7 +22,8 @@ def make_records(per_class, seed):
   rng = np.random.default_rng(seed)
   fine = rng.permutation(np.repeat(np.arange(100, dtype=np.uint8), per_class))
   planes = rng.integers(0, 256, (len(fine), 3 * 32 * 32), dtype=np.uint8)
-  return np.concatenate([super_class(fine)[:, None], fine[:, None], planes], axis=1).astype(np.uint8)
+  labels = np.stack([super_class(fine), fine], axis=1)
+  return np.concatenate([labels, planes], axis=1).astype(np.uint8)
 
 
 def make_members(**changed):
@@ -65,7 +65,8 @@ def test_fc100_splits_by_super_class(tmp_path, ending):
   assert dataset.flip
   for split, count in (('train', 60), ('val', 20), ('test', 20)):
     pool = getattr(dataset, split)
-    wanted = [c for i, c in enumerate(FINE) if COARSE[super_class(i)] in cifar.FC100_SUPER_CLASSES[split]]
+    wanted = [c for i, c in enumerate(FINE)
+              if COARSE[super_class(i)] in cifar.FC100_SUPER_CLASSES[split]]
     assert list(dataset.class_names[split]) == wanted and len(wanted) == count
     assert pool.class_sizes.tolist() == [3] * count
     assert pool.class_offsets.tolist() == list(range(0, 3 * count, 3))
@@ -90,9 +91,11 @@ def test_mean_and_std_are_those_of_train(tmp_path):
   write_archive(tmp_path / 'data', make_members())
   dataset = load('fc100', tmp_path)
   images = dataset.train.images.astype(np.float64) / 255
-  np.testing.assert_allclose(dataset.mean, images.mean((0, 1, 2)), rtol=1e-6)
-  np.testing.assert_allclose(dataset.std, images.std((0, 1, 2)), rtol=1e-6)
-  assert dataset.mean.dtype == dataset.std.dtype == np.float32
+  for split in ('train', 'val', 'test'):
+    mean, std = getattr(dataset, split).normalization
+    np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, images.std((0, 1, 2)), rtol=1e-6)
+    assert mean.dtype == std.dtype == np.float32
 
 
 def test_order_of_records_does_not_matter(tmp_path):
@@ -132,7 +135,8 @@ def test_data_dir_is_not_written_to(tmp_path):
 
 def test_half_a_record_is_named(tmp_path):
   path = write_archive(tmp_path / 'data', make_members(test=make_records(1, 1).tobytes()[:-7]))
-  with pytest.raises(ValueError, match=r'test.bin: expected whole records of 3074 bytes, found 307393') as e:
+  with pytest.raises(ValueError, match=r'test.bin: expected whole records of 3074 bytes, found '
+                                       '307393') as e:
     load('fc100', tmp_path)
   assert str(path) in str(e.value) and '\n' not in str(e.value)
 
@@ -166,12 +170,14 @@ def test_missing_class_is_refused(tmp_path):
 def test_offline_without_archive_says_what_to_do(tmp_path, monkeypatch):
   def unreachable(url):
     raise ConnectionError(f'{url} cannot be reached (no answer)')
-  monkeypatch.setattr(archives, 'check_reachable', unreachable)
+  monkeypatch.setattr(archived, 'check_reachable', unreachable)
   (tmp_path / 'data').mkdir()
-  with pytest.raises(ValueError, match=r'cifar-100-binary.tar.gz cannot be reached .* put it in a folder'):
+  with pytest.raises(ValueError, match=r'cifar-100-binary.tar.gz cannot be reached .* put it in a '
+                                       'folder'):
     load('fc100', tmp_path)
 
 
 def test_unknown_name_lists_the_known():
-  with pytest.raises(ValueError, match="unknown data set 'cifar'; expected one of cifar_fs, fc100, folder"):
+  with pytest.raises(ValueError, match="unknown data set 'cifar'; expected one of cifar_fs, fc100, "
+                                       'folder'):
     data.load('cifar')

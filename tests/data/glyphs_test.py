@@ -1,4 +1,4 @@
-"""The built-in letters: counts, determinism, distinct shapes, and neither trivial nor unreadable."""
+"""The built-in letters: counts, determinism, distinct shapes, neither trivial nor unreadable."""
 import functools
 
 import numpy as np
@@ -43,9 +43,12 @@ def test_counts_shapes_and_types():
 def test_mean_and_std_are_those_of_the_training_images():
   dataset = small()
   scaled = dataset.train.images.reshape(-1, 3) / 255.0
-  assert dataset.mean.dtype == dataset.std.dtype == np.float32
-  np.testing.assert_allclose(dataset.mean, scaled.mean(axis=0), rtol=1e-5)
-  np.testing.assert_allclose(dataset.std, scaled.std(axis=0), rtol=1e-5)
+  mean, std = dataset.train.normalization
+  assert mean.dtype == std.dtype == np.float32
+  np.testing.assert_allclose(mean, scaled.mean(axis=0), rtol=1e-5)
+  np.testing.assert_allclose(std, scaled.std(axis=0), rtol=1e-5)
+  for pool in (dataset.val, dataset.test):
+    np.testing.assert_array_equal(pool.normalization, dataset.train.normalization)
 
 
 def test_class_names_are_readable_and_disjoint_across_splits():
@@ -85,14 +88,16 @@ def outline(letter, face, side=20):
   zoom = side / max(ink.size)
   width, height = (max(1, round(extent * zoom)) for extent in ink.size)
   image = Image.new('L', (side, side))
-  image.paste(ink.resize((width, height), Image.Resampling.BOX), ((side - width) // 2, (side - height) // 2))
+  corner = (side - width) // 2, (side - height) // 2
+  image.paste(ink.resize((width, height), Image.Resampling.BOX), corner)
   return np.asarray(image) > 110
 
 
 def euclidean_distance(letters, face):
-  """Mean Euclidean distance from ink to ink of two letters under the best of the eight moves: [n, n]."""
+  """Mean Euclidean distance from ink to ink of letters, under the best of eight moves: [n, n]."""
   shapes = [outline(letter, face) for letter in letters]
-  moved = [[np.rot90(x[:, ::side], turns) for x in shapes] for side in (1, -1) for turns in range(4)]
+  moved = [[np.rot90(x[:, ::side], turns) for x in shapes]
+           for side in (1, -1) for turns in range(4)]
   share, far = spread(shapes)
   best = np.full((len(letters), len(letters)), np.inf)
   for move in moved:
@@ -103,10 +108,11 @@ def euclidean_distance(letters, face):
 
 
 def spread(shapes):
-  """Each shape as weights that sum to one, and how far every pixel is from it: two arrays [n, pixels]."""
+  """Each shape as weights that sum to 1, and how far each pixel is from it: twice [n, pixels]."""
   places = np.argwhere(np.ones_like(shapes[0]))
   share = np.array([x.ravel() / x.sum() for x in shapes])
-  far = np.array([np.linalg.norm(places[:, None] - np.argwhere(x), axis=2).min(axis=1) for x in shapes])
+  far = np.array([np.linalg.norm(places[:, None] - np.argwhere(x), axis=2).min(axis=1)
+                  for x in shapes])
   return share, far
 
 
@@ -204,7 +210,8 @@ def test_every_image_has_contrast_between_ink_and_ground():
   mask = np.zeros((200, 32, 32), np.float32)
   mask[:, :, 16:] = 1
   painted = glyphs._paint(mask, rng) / 255.0 @ np.array([0.299, 0.587, 0.114])
-  assert np.abs(painted[:, :, :16].mean(axis=(1, 2)) - painted[:, :, 16:].mean(axis=(1, 2))).min() > 0.2
+  ground, ink = (side.mean(axis=(1, 2)) for side in (painted[:, :, :16], painted[:, :, 16:]))
+  assert np.abs(ground - ink).min() > 0.2
   luma = all_images(small()) / 255.0 @ np.array([0.299, 0.587, 0.114])
   low, high = np.quantile(luma.reshape(1200, -1), [0.01, 0.99], axis=1)
   assert (high - low).min() > 0.15

@@ -29,9 +29,10 @@ def png(array):
 def make_members():
   members, seed = {}, 0
   for alphabet in (*TRAIN, *VAL, *TEST):
-    for character in ('character01', 'character02') if alphabet in ('Greek', 'Hebrew') else ('character01',):
+    for character in range(1, 3 if alphabet in ('Greek', 'Hebrew') else 2):
       for n in (1, 2):
-        members[f'images_background/{alphabet}/{character}/{seed:04}_{n:02}.png'] = png(drawing(seed))
+        path = f'images_background/{alphabet}/character{character:02}/{seed:04}_{n:02}.png'
+        members[path] = png(drawing(seed))
         seed += 1
   return members
 
@@ -113,7 +114,8 @@ def test_wrong_size_is_named(tmp_path):
   path = sorted(members)[3]
   members[path] = png(np.zeros((20, 30), np.uint8))
   write_zip(tmp_path / 'data', members)
-  with pytest.raises(ValueError, match=r'\.png: expected a PNG image of 105x105 pixels, found 30x20') as e:
+  with pytest.raises(ValueError, match=r'\.png: expected a PNG image of 105x105 pixels, found '
+                                       '30x20') as e:
     load(tmp_path)
   assert path in str(e.value)
 

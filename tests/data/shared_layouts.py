@@ -1,4 +1,4 @@
-"""Small miniImageNets and tieredImageNets in every layout that is shared, with the same images in each."""
+"""Small miniImageNets and tieredImageNets in every layout that is shared, with the same images."""
 import io
 import pickle
 
@@ -10,13 +10,14 @@ from mtl_jax import data
 from mtl_jax.data import imagenet_classes
 
 SPLITS = ('train', 'val', 'test')
-CLASSES = {'train': ['n00000003', 'n00000001'], 'val': ['n00000005'], 'test': ['n00000002', 'n00000004']}
+CLASSES = {'train': ['n00000003', 'n00000001'], 'val': ['n00000005'],
+           'test': ['n00000002', 'n00000004']}
 SIDE = 84
 COUNT = 3  # images of each class
 
 
 def refused(tmp_path, name, **options):
-  """The one line of the error that loading must end with; nothing may be cached."""
+  """Returns the line of the error that loading must end with; nothing may be cached."""
   with pytest.raises(ValueError) as e:
     load(tmp_path, name, **options)
   assert '\n' not in str(e.value)
@@ -27,7 +28,8 @@ def refused(tmp_path, name, **options):
 def shrink(monkeypatch, name, classes=CLASSES):
   """Makes `classes` the known split."""
   monkeypatch.setitem(imagenet_classes.CLASSES, name, classes)
-  monkeypatch.setitem(imagenet_classes.NUM_IMAGES, name, {s: COUNT * len(classes[s]) for s in SPLITS})
+  monkeypatch.setitem(imagenet_classes.NUM_IMAGES, name,
+                      {s: COUNT * len(classes[s]) for s in SPLITS})
 
 
 def images_of(name):
@@ -68,7 +70,8 @@ def write_pickle(path, content, protocol=4):
 def write_cache(root, classes=CLASSES, **changes):
   for split, names in classes.items():
     content = {'image_data': np.concatenate([images_of(name) for name in names]),
-               'class_dict': {name: list(range(COUNT * c, COUNT * (c + 1))) for c, name in enumerate(names)}}
+               'class_dict': {name: list(range(COUNT * c, COUNT * (c + 1)))
+                              for c, name in enumerate(names)}}
     write_pickle(root / f'mini-imagenet-cache-{split}.pkl', {**content, **changes})
 
 
@@ -88,8 +91,8 @@ def write_labelled(root, classes=CLASSES, named=True, as_list=False):
 def write_labels(root, classes=CLASSES, describe=lambda name: f'thing {name}', **changes):
   for split, names in classes.items():
     labels = np.repeat(np.arange(len(names), dtype=np.int32), COUNT)
-    content = {'label_specific': labels, 'label_general': labels * 0, 'label_general_str': ['things'],
-               'label_specific_str': [describe(name) for name in names]}
+    content = {'label_specific': labels, 'label_specific_str': [describe(name) for name in names],
+               'label_general': labels * 0, 'label_general_str': ['things']}
     write_pickle(root / f'{split}_labels.pkl', {**content, **changes})
 
 
@@ -102,16 +105,18 @@ def write_npz(root, classes=CLASSES, save=np.savez):
 
 def write_pngs(root, classes=CLASSES):
   for split, names in classes.items():
-    content = [np.frombuffer(png(image), np.uint8)[:, None] for name in names for image in images_of(name)]
+    content = [np.frombuffer(png(image), np.uint8)[:, None]
+               for name in names for image in images_of(name)]
     write_pickle(root / f'{split}_images_png.pkl', content)
 
 
 def load(tmp_path, name, **options):
-  return data.load(name, **{'data_dir': tmp_path / 'data', 'cache_dir': tmp_path / 'cache', **options})
+  folders = {'data_dir': tmp_path / 'data', 'cache_dir': tmp_path / 'cache'}
+  return data.load(name, **{**folders, **options})
 
 
 def assert_holds(dataset, sort=True, describe=lambda name: name):
-  """Whether the images of each class are those of `images_of`."""
+  """Asserts that the images of each class are those of `images_of`."""
   for split in SPLITS:
     names = sorted(CLASSES[split]) if sort else CLASSES[split]
     pool = getattr(dataset, split)
@@ -119,6 +124,8 @@ def assert_holds(dataset, sort=True, describe=lambda name: name):
     assert pool.class_sizes.tolist() == [COUNT] * len(names)
     np.testing.assert_array_equal(pool.images, np.concatenate([images_of(name) for name in names]))
   values = dataset.train.images.astype(np.float64) / 255
-  np.testing.assert_allclose(dataset.mean, values.mean((0, 1, 2)), rtol=1e-6)
-  np.testing.assert_allclose(dataset.std, values.std((0, 1, 2)), rtol=1e-6)
+  for split in SPLITS:
+    mean, std = getattr(dataset, split).normalization
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, values.std((0, 1, 2)), rtol=1e-6)
   assert dataset.flip

@@ -81,10 +81,12 @@ def test_labels_in_one_list_without_names(tmp_path):
 def test_labels_with_wordnet_ids_are_checked_against_the_known_split(tmp_path):
   write_arrays(tmp_path / 'data', describe=lambda name: name)
   assert load(tmp_path).class_names['train'] == ('n00000003', 'n00000001')
-  layouts.write_labels(tmp_path / 'data', {**layouts.CLASSES, 'val': ['n00000002']}, describe=lambda name: name)
+  layouts.write_labels(tmp_path / 'data', {**layouts.CLASSES, 'val': ['n00000002']},
+                       describe=lambda name: name)
   with pytest.raises(ValueError) as e:
     load(tmp_path)
-  assert "in more than one split: 'n00000002' (val and test); missing: 'n00000005' (val)" in str(e.value)
+  assert ("in more than one split: 'n00000002' (val and test); missing: 'n00000005' (val)"
+          in str(e.value))
 
 
 def test_all_608_classes_in_folders(tmp_path, monkeypatch):
@@ -96,7 +98,8 @@ def test_all_608_classes_in_folders(tmp_path, monkeypatch):
       (tmp_path / 'data' / split / name / '0.JPEG').write_bytes(image)
   with pytest.warns(UserWarning) as warned:
     dataset = load(tmp_path, image_size=16)
-  assert [w for w in warned if 'expected 124261 images in val, found 97; accuracies will not' in str(w.message)]
+  assert [w for w in warned
+          if 'expected 124261 images in val, found 97; accuracies will not' in str(w.message)]
   assert [len(getattr(dataset, split).images) for split in layouts.SPLITS] == [351, 97, 160]
 
 
@@ -119,7 +122,8 @@ def test_folder_in_the_wrong_split_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(('layout', 'file'), [
-    ('folders', 'val'), ('arrays', 'test_images.npz'), ('arrays', 'train_labels.pkl'), ('pngs', 'val_images_png.pkl'),
+    ('folders', 'val'), ('arrays', 'test_images.npz'), ('arrays', 'train_labels.pkl'),
+    ('pngs', 'val_images_png.pkl'),
 ])
 def test_missing_part_is_named(tmp_path, layout, file):
   WRITERS[layout](tmp_path / 'data')
@@ -128,10 +132,12 @@ def test_missing_part_is_named(tmp_path, layout, file):
 
 
 @pytest.mark.parametrize(('changes', 'says'), [
-    ({'label_specific': np.zeros(4, np.int32)}, 'expected one integer label for each of 6 images, found 4'),
+    ({'label_specific': np.zeros(4, np.int32)},
+     'expected one integer label for each of 6 images, found 4'),
     ({'label_specific': [0.5] * 6}, 'found 0'),
     ({'label_specific': 'abc'}, "expected a dict with 'label_specific', found a str for it"),
-    ({'label_specific': [0, 1, 2, 0, 1, 2]}, "expected labels below the number of 'label_specific_str', 2"),
+    ({'label_specific': [0, 1, 2, 0, 1, 2]},
+     "expected labels below the number of 'label_specific_str', 2"),
     ({'label_specific_str': 5}, 'found a int for it'),
 ])
 def test_wrong_labels_are_explained(tmp_path, changes, says):
@@ -141,7 +147,8 @@ def test_wrong_labels_are_explained(tmp_path, changes, says):
 
 
 def damage(content):
-  return {'compressed': None, 'cut off': content[:len(content) // 2], 'other': b'no archive', 'empty': b''}
+  return {'compressed': None, 'cut off': content[:len(content) // 2], 'other': b'no archive',
+          'empty': b''}
 
 
 @pytest.mark.parametrize('kind', damage(b''))
@@ -162,7 +169,8 @@ def test_damaged_npz_is_named(tmp_path, kind):
 @pytest.mark.parametrize(('arrays', 'says'), [
     ({'pictures': np.zeros((3, 84, 84, 3), np.uint8)}, "no item named 'images.npy'"),
     ({'images': np.array([{}, 1], object)}, 'an array of Python objects'),
-    ({'images': np.zeros((3, 84, 84, 3))}, 'expected images uint8 [n, height, width, 3], found float64'),
+    ({'images': np.zeros((3, 84, 84, 3))},
+     'expected images uint8 [n, height, width, 3], found float64'),
 ])
 def test_npz_with_something_else(tmp_path, arrays, says):
   write_arrays(tmp_path / 'data')
@@ -171,11 +179,13 @@ def test_npz_with_something_else(tmp_path, arrays, says):
   assert says in message and 'val_images.npz' in message
 
 
-@pytest.mark.parametrize('bad', [np.frombuffer(b'no image', np.uint8), b'', 7], ids=['broken', 'empty', 'number'])
+@pytest.mark.parametrize('bad', [np.frombuffer(b'no image', np.uint8), b'', 7],
+                         ids=['broken', 'empty', 'number'])
 def test_broken_png_is_named_or_skipped(tmp_path, bad):
   write_pngs(tmp_path / 'data')
   path = tmp_path / 'data' / 'test_images_png.pkl'
-  content = [layouts.png(image) for name in layouts.CLASSES['test'] for image in layouts.images_of(name)]
+  content = [layouts.png(image)
+             for name in layouts.CLASSES['test'] for image in layouts.images_of(name)]
   layouts.write_pickle(path, [*content[:4], bad, content[5]])
   assert f'{path}: image 4: broken image' in refused(tmp_path)
   with pytest.warns(UserWarning) as warned:
@@ -214,4 +224,5 @@ def test_memory_is_that_of_few_classes(tmp_path, layout, monkeypatch):
   tracemalloc.stop()
   assert peak < dataset.train.images.nbytes / 3
   for c in (0, 29):
-    np.testing.assert_array_equal(dataset.train.images[12 * c:12 * (c + 1)], layouts.images_of(classes['train'][c]))
+    np.testing.assert_array_equal(dataset.train.images[12 * c:12 * (c + 1)],
+                                  layouts.images_of(classes['train'][c]))

@@ -14,7 +14,8 @@ def pool(images):
   return ImagePool(images, np.zeros(1, np.int32), np.array([len(images)], np.int32))
 
 
-SMALL, LARGE = (pool(np.zeros((n, 10, 10, 1), np.uint8)) for n in (3, 8))  # 300 and 800 bytes
+# 300 and 800 bytes.
+SMALL, LARGE = (pool(np.zeros((n, 10, 10, 1), np.uint8)) for n in (3, 8))
 
 
 @pytest.fixture
@@ -30,34 +31,43 @@ def use_device(monkeypatch, platform, stats):
 
 def test_a_choice_is_followed(monkeypatch):
   use_device(monkeypatch, 'gpu', {'bytes_limit': 1})
-  assert memory.on_host('host', SMALL) and not memory.on_host('device', LARGE)
+  assert memory.stay_on_host('host', SMALL) and not memory.stay_on_host('device', LARGE)
 
 
 @pytest.mark.parametrize('limit, expected', [(1599, True), (1600, False)])
 def test_auto_keeps_half_of_an_accelerator_free(monkeypatch, limit, expected):
   use_device(monkeypatch, 'gpu', {'bytes_limit': limit, 'bytes_in_use': 10**6})
-  assert memory.on_host('auto', LARGE) == expected
-  assert memory.on_host('auto', SMALL, pool(LARGE.images[:5])) == expected  # the sum counts
-  assert not memory.on_host('auto', SMALL)
+  assert memory.stay_on_host('auto', LARGE) == expected
+  # The sum counts.
+  assert memory.stay_on_host('auto', SMALL, pool(LARGE.images[:5])) == expected
+  assert not memory.stay_on_host('auto', SMALL)
+
+
+@pytest.mark.parametrize('num_parts, expected', [(1, True), (2, False)])
+def test_a_pool_that_is_split_takes_a_part_on_each_accelerator(monkeypatch, num_parts, expected):
+  use_device(monkeypatch, 'gpu', {'bytes_limit': 800})
+  assert memory.stay_on_host('auto', LARGE, num_parts=num_parts) == expected
 
 
 @pytest.mark.parametrize('stats', [None, {}, {'bytes_in_use': 5}])
 def test_auto_on_an_accelerator_that_does_not_tell(monkeypatch, stats):
   use_device(monkeypatch, 'gpu', stats)
-  assert not memory.on_host('auto', LARGE)
+  assert not memory.stay_on_host('auto', LARGE)
 
 
 @pytest.mark.parametrize('free, expected', [(1599, True), (1600, False), (None, False)])
 def test_auto_on_a_cpu_leaves_large_files_mapped(monkeypatch, mapped, free, expected):
   use_device(monkeypatch, 'cpu', None)
   monkeypatch.setattr(memory, 'free_host_bytes', lambda: free)
-  assert memory.on_host('auto', mapped, SMALL) == expected
-  assert not memory.on_host('auto', LARGE, LARGE)  # in RAM already
+  assert memory.stay_on_host('auto', mapped, SMALL) == expected
+  # Simulated devices share one memory: parts of the images take as much as the whole.
+  assert memory.stay_on_host('auto', mapped, SMALL, num_parts=8) == expected
+  assert not memory.stay_on_host('auto', LARGE, LARGE)  # in RAM already
 
 
 def test_an_unknown_choice():
   with pytest.raises(ValueError, match="images to be one of auto, device, host, got 'disk'"):
-    memory.on_host('disk', SMALL)
+    memory.stay_on_host('disk', SMALL)
 
 
 def test_free_memory_of_this_machine():

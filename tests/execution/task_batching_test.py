@@ -1,4 +1,5 @@
-"""The ways of going over tasks with kernels of their own: the same values, and the choice between them."""
+"""Batchings of tasks with kernels of their own: the same values, and the choice between them."""
+import dataclasses
 import itertools
 import types
 
@@ -7,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones
-from mtl_jax.backbones import layers
+from mtl_jax import backbones, inner_loop
+from mtl_jax.configs import InnerLoop, Learn, MetaTrainConfig
 from mtl_jax.execution import task_batching
 from mtl_jax.phases import meta_train
+from tests.phases import changed
 
-CONFIG = meta_train.MetaTrainConfig(learn='ft', adapts='all', way=3, query=2, meta_batch=2, inner_steps=2, inner_lr=0.1)
+CONFIG = MetaTrainConfig(way=3, query=2, meta_batch=2, learn=Learn('ft'),
+                         inner=InnerLoop(adapts='all', lr=0.1, steps=2))
+LONG = dataclasses.replace(CONFIG, steps=50)
 
 
 @pytest.fixture(scope='module')
@@ -21,80 +25,89 @@ def network():
   return backbone, backbone.init(jax.random.key(0))
 
 
-def test_every_way_gives_the_same_loss_and_gradient(network):
+def test_every_batching_has_the_same_loss_and_gradient(network):
   backbone, frozen = network
-  meta_params, tasks = meta_train.init(backbone, frozen, CONFIG).meta_params, task_batching.noise(backbone, CONFIG)
-  loss, gradient = task_batching.gradient(backbone, CONFIG)(meta_params, frozen, tasks)
+  meta_params = meta_train.init(backbone, frozen, CONFIG).meta_params
+  tasks = task_batching.noise_tasks(backbone, CONFIG)
+
+  def loss_and_gradient(batching):
+    return task_batching.loss_and_gradient(backbone, CONFIG, batching)(meta_params, frozen, tasks)
+
+  loss, gradient = loss_and_gradient('loop')
   assert sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) > 0
-  for way in ('vmap', 'patches'):
-    other, of_other = task_batching.gradient(backbone, CONFIG._replace(over_tasks=way))(meta_params, frozen, tasks)
+  for batching in ('vmap', 'patches'):
+    other, of_other = loss_and_gradient(batching)
     np.testing.assert_allclose(other, loss, rtol=1e-5)
     for ours, expected in zip(jax.tree.leaves(of_other), jax.tree.leaves(gradient), strict=True):
       np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('size', [(5, 6), (8, 8)])
-def test_patches_are_a_convolution(stride, size):
-  keys = jax.random.split(jax.random.key(1), 3)
-  x, kernel = jax.random.normal(keys[0], (2, *size, 3)), jax.random.normal(keys[1], (3, 3, 3, 4))
-
-  def plain(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)),
-                                        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-
-  expected = plain(x, kernel)
-  weights = jax.random.normal(keys[2], expected.shape)
-  np.testing.assert_allclose(layers.conv_patches(x, kernel, (stride, stride)), expected, rtol=1e-5, atol=1e-5)
-  ours, theirs = (jax.grad(lambda x, k, f=f: jnp.sum(weights * f(x, k)), (0, 1))(x, kernel)
-                  for f in (lambda x, k: layers.conv_patches(x, k, (stride, stride)), plain))
-  for a, b in zip(ours, theirs, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+def count_convolutions(jaxpr):
+  return str(jaxpr).count('conv_general_dilated')
 
 
-def test_patches_only_within():
-  x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
+def test_patches_are_products_and_leave_the_network_itself_alone(network):
+  backbone, frozen = network
+  meta_params = meta_train.init(backbone, frozen, CONFIG).meta_params
+  tasks = task_batching.noise_tasks(backbone, CONFIG)
 
-  def products():
-    return str(jax.make_jaxpr(lambda x, k: layers.conv(x, k, (1, 1), 'SAME'))(x, kernel)).count('conv_general_dilated')
+  def convolutions(batching):
+    function = task_batching.loss_and_gradient(backbone, CONFIG, batching)
+    return count_convolutions(jax.make_jaxpr(function)(meta_params, frozen, tasks))
 
-  assert products() > 0
-  with layers.by_patches():
-    assert products() == 0
-  assert products() > 0
+  assert convolutions('loop') > 0
+  assert convolutions('patches') == 0
+  assert convolutions('vmap') == convolutions('loop')  # nothing is left switched over
+
+
+def clock(*readings):
+  """A stand-in for `time` whose clock shows these seconds, each added to those before."""
+  times = itertools.accumulate(readings)
+  return types.SimpleNamespace(monotonic=lambda: next(times)), times
 
 
 def test_the_fastest_is_taken_and_slow_ones_run_once(network, monkeypatch):
   # Before and after loop, vmap, patches; then of those that are near the fastest.
-  clock = itertools.accumulate([0, 30, 0, 12, 0, 10] + [0, 8, 0, 9] * 2)
-  monkeypatch.setattr(task_batching, 'time', types.SimpleNamespace(monotonic=lambda: next(clock)))
-  monkeypatch.setattr(task_batching, 'gradient', lambda backbone, config: jax.jit(lambda *_: jnp.zeros(())))
-  assert task_batching.choose('auto', *network, CONFIG._replace(steps=50)) == 'vmap'
-  assert next(clock, None) is None
+  stand_in, times = clock(0, 30, 0, 12, 0, 10, *[0, 8, 0, 9] * 2)
+  monkeypatch.setattr(task_batching, 'time', stand_in)
+  monkeypatch.setattr(task_batching, 'loss_and_gradient',
+                      lambda *_: jax.jit(lambda *_: jnp.zeros(())))
+  assert task_batching.choose('auto', *network, LONG) == 'vmap'
+  assert next(times, None) is None
 
 
 def test_of_short_steps_a_slow_first_call_does_not_count(network, monkeypatch):
-  clock = itertools.accumulate([0, 1.9, 0, 0.2, 0, 0.3] + [0, 0.1, 0, 0.2, 0, 0.3] * 2)
-  monkeypatch.setattr(task_batching, 'time', types.SimpleNamespace(monotonic=lambda: next(clock)))
-  monkeypatch.setattr(task_batching, 'gradient', lambda backbone, config: jax.jit(lambda *_: jnp.zeros(())))
-  assert task_batching.choose('auto', *network, CONFIG._replace(steps=50)) == 'loop'
+  stand_in, _ = clock(0, 1.9, 0, 0.2, 0, 0.3, *[0, 0.1, 0, 0.2, 0, 0.3] * 2)
+  monkeypatch.setattr(task_batching, 'time', stand_in)
+  monkeypatch.setattr(task_batching, 'loss_and_gradient',
+                      lambda *_: jax.jit(lambda *_: jnp.zeros(())))
+  assert task_batching.choose('auto', *network, LONG) == 'loop'
 
 
-def test_a_way_that_needs_too_much_memory_is_left_out(network, monkeypatch):
-  def gradient(backbone, config):
+def test_a_batching_that_needs_too_much_memory_is_left_out(network, monkeypatch):
+  def loss_and_gradient(backbone, config, batching):
     def call(*_):
-      if config.over_tasks == 'patches':
+      if batching == 'patches':
         raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
       return jnp.zeros(())
     return jax.jit(call)
 
-  monkeypatch.setattr(task_batching, 'gradient', gradient)
+  monkeypatch.setattr(task_batching, 'loss_and_gradient', loss_and_gradient)
   assert set(task_batching.measure(*network, CONFIG)) == {'loop', 'vmap'}
 
 
+def test_an_inner_loop_of_ones_own_is_measured_where_it_adapts_the_network(network, monkeypatch):
+  monkeypatch.setattr(inner_loop, 'LOOPS', dict(inner_loop.LOOPS))
+  monkeypatch.setattr(task_batching, 'measure', lambda *_: {'loop': 2.0, 'vmap': 1.0})
+  for name, adapts_network, expected in (('mine', True, 'vmap'), ('other', False, 'loop')):
+    inner_loop.register(name, inner_loop.adapt_networks, adapts_network=adapts_network)
+    config = changed(LONG, inner={'adapts': name})
+    assert task_batching.choose('auto', *network, config) == expected
+
+
 @pytest.mark.parametrize('choice, config, expected', [
-    ('patches', CONFIG, 'patches'), ('auto', CONFIG._replace(steps=49), 'loop'),
-    ('auto', CONFIG._replace(learn='ss', adapts='head', steps=1000), 'loop')])
+    ('patches', CONFIG, 'patches'), ('auto', dataclasses.replace(CONFIG, steps=49), 'loop'),
+    ('auto', dataclasses.replace(CONFIG, steps=1000, learn=Learn(), inner=InnerLoop()), 'loop')])
 def test_without_measuring(choice, config, expected, network, monkeypatch):
   monkeypatch.setattr(task_batching, 'measure', lambda *_: pytest.fail('measured'))
   assert task_batching.choose(choice, *network, config) == expected

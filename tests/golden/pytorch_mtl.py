@@ -1,8 +1,9 @@
-"""Runs the PyTorch side of the benchmarks on small numbers and writes `pytorch_*.npz`, for tests/benchmarks.
+"""Runs the PyTorch side of the benchmarks on small numbers and writes `pytorch_*.npz`.
 
-`python -m tests.golden.pytorch_mtl` from the root of the repository writes them anew, where PyTorch is installed; it
-also prints how far every other mode is from the written numbers, which should be rounding alone. Modes of torch.compile
-take minutes and are left out unless `--compile` is given.
+`python -m tests.golden.pytorch_mtl` from the root of the repository writes them anew, where PyTorch
+is installed. It also prints how far the numbers are from those of the file that it replaces, and
+how far every other mode is from the written numbers: both should be rounding alone. Modes of
+torch.compile take minutes and are left out unless `--compile` is given.
 """
 import pathlib
 import sys
@@ -16,39 +17,42 @@ HERE = pathlib.Path(__file__).parent
 
 def model_arrays(network):
   """Returns the arrays of a network and its base-learner, by name."""
-  import pytorch_mtl
-  import pytorch_networks
-  model = pytorch_mtl.Model(pytorch_networks.NETWORKS[network](recipe.WIDTH, recipe.EPS), recipe.WAY)
-  shapes = {entry.name: pytorch_networks.to_file(entry.tensor, entry.matrix).shape
-            for entry in pytorch_networks.entries(model)}
+  import array_names
+  import mtl
+  import networks
+  model = mtl.Model(networks.NETWORKS[network](recipe.WIDTH, recipe.EPS), recipe.WAY)
+  shapes = {entry.name: array_names.to_file(entry.tensor, entry.matrix).shape
+            for entry in array_names.entries(model)}
   return {name: recipe.array(name, shape) for name, shape in shapes.items()}
 
 
-def outer_step(network, mode, order):
-  """Returns loss and gradients of one outer step by a mode, float64."""
-  import pytorch_modes
-  step = pytorch_modes.meta_step(model_arrays(network) | recipe.tasks(), mode, 'cpu', network=network, order=order,
-                                 norm_epsilon=recipe.EPS, float64=True, width=recipe.WIDTH, **recipe.STEP)
+def step_gradients(network, mode, order):
+  """Returns loss and gradients of one outer step in a mode, float64."""
+  import outer_step
+  step = outer_step.meta_step(
+      model_arrays(network) | recipe.tasks(), mode, 'cpu', network=network, order=order,
+      norm_epsilon=recipe.EPS, float64=True, width=recipe.WIDTH, **recipe.STEP)
   return step.named_gradients()
 
 
-def inner_loop(mode, order):
-  """Returns loss and gradients of an inner loop by a mode, float64."""
-  import pytorch_inner_loop
-  return pytorch_inner_loop.InnerLoop(recipe.features(), mode, 'cpu', order=order, float64=True,
-                                      **recipe.LOOP).named_gradients()
+def loop_gradients(mode, order):
+  """Returns loss and gradients of an inner loop in a mode, float64."""
+  import feature_loop
+  return feature_loop.InnerLoop(recipe.features(), mode, 'cpu', order=order, float64=True,
+                                **recipe.LOOP).named_gradients()
 
 
 def furthest(found, expected):
   """Returns the largest |found - expected| / |expected| over the arrays."""
   assert set(found) == set(expected)
-  return max(np.linalg.norm(found[name] - expected[name]) / max(np.linalg.norm(expected[name]), 1e-300)
-             for name in expected)
+  tiny = 1e-300  # an array of zeros divides nothing by zero
+  return max(np.linalg.norm(found[name] - expected[name]) /
+             max(np.linalg.norm(expected[name]), tiny) for name in expected)
 
 
 def write(name, modes, compute):
-  """Writes what the first mode gives in both orders, and prints how far the others are from it."""
-  import pytorch_mtl
+  """Writes the numbers of the first mode in both orders; prints how far the others are from it."""
+  import mtl
   written = {}
   for order in recipe.ORDERS:
     first, *others = modes
@@ -59,20 +63,27 @@ def write(name, modes, compute):
       if 'compile' in mode and '--compile' not in sys.argv:
         continue
       try:
-        print(f'{name} {order} {mode}: {furthest(compute(mode, order), expected):.1e} from it', flush=True)
-      except pytorch_mtl.Unsupported as e:
+        print(f'{name} {order} {mode}: {furthest(compute(mode, order), expected):.1e} from it',
+              flush=True)
+      except mtl.Unsupported as e:
         print(f'{name} {order} {mode}: {e}')
-  np.savez_compressed(HERE / f'pytorch_{name}.npz', sources=recipe.sources(), **written)
+  path = HERE / f'pytorch_{name}.npz'
+  if path.exists():
+    with np.load(path) as file:
+      before = {key: file[key] for key in file.files if key != 'sources'}
+    print(f'{name}: {furthest(written, before):.1e} from the file before', flush=True)
+  np.savez_compressed(path, sources=recipe.sources(), **written)
 
 
 def main():
   """Writes the files."""
-  sys.path.insert(0, str(HERE.parents[1] / 'benchmarks'))
-  import pytorch_inner_loop
-  import pytorch_modes
-  write('inner_loop', pytorch_inner_loop.InnerLoop.MODES, inner_loop)
+  sys.path.insert(0, str(recipe.FOLDER))  # the PyTorch side is a folder of scripts, no package
+  import feature_loop
+  import modes
+  write('inner_loop', feature_loop.InnerLoop.MODES, loop_gradients)
   for network in recipe.NETWORKS:
-    write(network, pytorch_modes.MODES, lambda mode, order, network=network: outer_step(network, mode, order))
+    write(network, modes.MODES,
+          lambda mode, order, network=network: step_gradients(network, mode, order))
 
 
 if __name__ == '__main__':

@@ -1,36 +1,37 @@
-"""Each preset of the ablation through all three phases: what it changes, and what it leaves bitwise as it was."""
+"""Each preset of the ablation through all three phases: what it changes, and what it leaves alone.
+"""
+import dataclasses
 import functools
 import json
-import pathlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 
-from launch import meta_train as launcher
-from mtl_jax import backbones, learnable
-from mtl_jax.phases.meta_test import MetaTestConfig
-from mtl_jax.phases.pretrain import PretrainConfig
-from mtl_jax.runs import finished, runs
+from launch import command, meta_train
+from launch.flags import method, presets, task
+from mtl_jax import backbones, learnable, runs
+from mtl_jax.configs import TEST_LOOP, MetaTestConfig, PretrainConfig
+from mtl_jax.runs import finished, meta_training
 from tests.phases import SIZE, toy_dataset
 
-PRESETS = pathlib.Path(launcher.__file__).parent / 'presets' / 'ablation'
-ROWS = {'update_network': 'update[Θ;θ]', 'update_theta': 'update θ', 'ft_theta': 'FT θ', 'ft_last_block': 'FT[Θ4;θ]',
-        'ft_all': 'FT[Θ;θ]', 'ss_last_block': 'SS[Θ4;θ]', 'ss_all': 'SS[Θ;θ]'}
-TINY = ['--way=3', '--shot=1', '--query=3', '--steps=4', '--meta_batch=1', '--num_ordinary_tasks=2',
-        '--num_hard_tasks=2', '--inner_steps=2', '--inner_lr=0.1', '--test_inner_steps=3', '--validation_tasks=4',
-        '--validate_every=4', '--workdir=-', '--pretrained=-']
-VALIDATION = runs.Validation(every=4, num_tasks=4, way=3, inner_steps=3, inner_lr=0.1)
+ROWS = {'update_network': 'update[Θ;θ]', 'update_theta': 'update θ', 'ft_theta': 'FT θ',
+        'ft_last_block': 'FT[Θ4;θ]', 'ft_all': 'FT[Θ;θ]', 'ss_last_block': 'SS[Θ4;θ]',
+        'ss_all': 'SS[Θ;θ]'}
+NETWORK = 'tiny_of_the_ablation'
+TINY = ['--way=3', '--shot=1', '--query=3', '--steps=4', '--meta_batch=1',
+        '--num_ordinary_tasks=2', '--num_hard_tasks=2', '--inner_steps=2', '--inner_lr=0.1',
+        '--test_inner_steps=3', '--validation_tasks=4', '--validate_every=4', '--workdir=-',
+        '--pretrained=-']
+VALIDATION = runs.Validation(every=4, num_tasks=4, way=3,
+                             inner=dataclasses.replace(TEST_LOOP, steps=3, lr=0.1))
 
 
 class TinyNet(nn.Module):
   """Two blocks that compile in a moment: a 1x1 convolution, batch norm, tanh."""
   width: int = 3
-  norm_affine: bool = True
-  dtype: type = jnp.float32
 
   @nn.compact
   def __call__(self, x, batch_stats_mode):
@@ -49,28 +50,25 @@ class _Block(nn.Module):
     return jnp.tanh(nn.BatchNorm(batch_stats_mode == 'running', momentum=0.9, name='bn')(x))
 
 
-@pytest.fixture(scope='module', autouse=True)
-def tiny_network():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(backbones._NETWORKS, 'tiny', backbones._Network(TinyNet, 'block2'))
-    yield
+def make_tiny(image_shape):
+  return backbones.from_linen(TinyNet(), image_shape, last_block='block2')
 
 
 @pytest.fixture(scope='module')
 def pretrained(tmp_path_factory):
+  backbones.register(NETWORK, make_tiny)
   workdir = str(tmp_path_factory.mktemp('pre'))
   config = PretrainConfig(steps=2, batch_size=4, steps_per_call=2, crop_padding=2)
-  runs.pretrain_run(toy_dataset(), backbone={'name': 'tiny'}, config=config, validation=VALIDATION, seed=0,
-                    workdir=workdir)
+  runs.pretrain_run(toy_dataset(), backbone={'name': NETWORK}, config=config,
+                    validation=VALIDATION, seed=0, workdir=workdir)
   return workdir
 
 
 def settings_of(preset):
   """(MetaTrainConfig, Validation) of a preset, at tiny size."""
-  flags.FLAGS.unparse_flags()
-  flags.FLAGS(['meta_train', f'--flagfile={PRESETS / preset}.flags', *TINY])
-  config = launcher.config(toy_dataset())
-  return config, launcher.options.validation(config.inner_lr).like(config)
+  values = command.parse(meta_train.COMMAND, [f'--preset=ablation/{preset}', *TINY])
+  config = method.meta_train_config(values, toy_dataset())
+  return config, task.validation(values, config.inner)
 
 
 def leaves(tree):
@@ -86,14 +84,15 @@ def changed(tree, other):
 
 @functools.cache
 def expected_changes(row):
-  """Leaves of the network that differ after meta-training, as a set of (block, leaf) pairs."""
+  """Leaves of the network that differ after meta-training."""
   blocks = {'FT[Θ4;θ]': (2,), 'FT[Θ;θ]': (1, 2), 'SS[Θ4;θ]': (2,), 'SS[Θ;θ]': (1, 2)}.get(row, ())
   return {f'params/block{i}/conv/{leaf}' for i in blocks for leaf in ('kernel', 'bias')}
 
 
 def test_there_is_a_preset_for_each_row_with_and_without_hard_tasks():
-  found = {path.stem for path in PRESETS.glob('*.flags')}
-  assert found == {name + end for name in ROWS for end in ('', '_ht')} and len(found) == 14
+  found = [name for name in presets.names() if name.startswith('ablation/')]
+  assert set(found) == {f'ablation/{name}{end}' for name in ROWS for end in ('', '_ht')}
+  assert len(found) == 14
 
 
 @pytest.mark.parametrize('hard', [False, True], ids=['no HT', 'HT'])
@@ -101,15 +100,15 @@ def test_there_is_a_preset_for_each_row_with_and_without_hard_tasks():
 def test_all_three_phases(name, hard, pretrained, tmp_path):
   row, dataset = ROWS[name], toy_dataset()
   config, validation = settings_of(name + ('_ht' if hard else ''))
-  assert bool(config.hard_tasks) == hard and validation.adapts == config.adapts
+  assert bool(config.num_hard_tasks) == hard and validation.inner.adapts == config.inner.adapts
   workdir = str(tmp_path / 'meta')
   # Validation keeps the best state; that of the last step is wanted here.
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(runs, 'validation_scorer', lambda *_: lambda *state: float(next(scores)))
+    patch.setattr(meta_training, 'make_scorer', lambda *_: lambda *state: float(next(scores)))
     scores = iter(np.linspace(0, 1, 20))
-    trained = runs.meta_train_run(dataset, pretrained=pretrained, config=config, validation=validation, seed=0,
-                                  workdir=workdir)
-  none = config.learn == 'none'
+    trained = runs.meta_train_run(dataset, pretrained=pretrained, config=config,
+                                  validation=validation, seed=0, workdir=workdir)
+  none = config.learn.learn == 'none'
   assert trained['steps'] == trained['best_step'] == (0 if none else 4)
 
   shape = (SIZE, SIZE, 3)
@@ -119,14 +118,17 @@ def test_all_three_phases(name, hard, pretrained, tmp_path):
   assert changed(network, before.backbone_vars) == expected_changes(row)
   theta = after.meta_params.base_learner
   assert np.any(theta.kernel) != none and np.any(theta.bias) != none
-  lines = [json.loads(line) for line in open(f'{workdir}/metrics.jsonl', encoding='utf-8')]
+  with open(f'{workdir}/metrics.jsonl', encoding='utf-8') as file:
+    lines = [json.loads(line) for line in file]
   assert any('hard_loss' in line for line in lines) == (hard and not none)
 
-  test_config = MetaTestConfig(num_tasks=4, way=3, query=3, inner_lr=config.inner_lr, inner_steps=3,
-                               adapts=config.adapts)
-  tested = runs.meta_test_run(dataset, checkpoint=workdir, config=test_config, split='test', protocol='inductive',
-                              seed=0, workdir=str(tmp_path / 'test'))
+  test_config = MetaTestConfig(
+      num_tasks=4, way=3, query=3, inner=dataclasses.replace(
+          TEST_LOOP, lr=config.inner.lr, steps=3, adapts=config.inner.adapts))
+  tested = runs.meta_test_run(dataset, checkpoint=workdir, config=test_config, split='test',
+                              protocol='inductive', seed=0, workdir=str(tmp_path / 'test'))
   assert tested['method'] == (row if none else f'{row}, {"HT " if hard else ""}meta-batch')
-  assert 0 <= tested['accuracy'] <= 1 and 0 <= tested['baselines']['update_theta']['accuracy'] <= 1
+  baseline = tested['baselines']['update_theta']['accuracy']
+  assert 0 <= tested['accuracy'] <= 1 and 0 <= baseline <= 1
   if row == 'update θ':
-    assert tested['accuracy'] == tested['baselines']['update_theta']['accuracy']
+    assert tested['accuracy'] == baseline

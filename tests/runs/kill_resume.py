@@ -1,4 +1,4 @@
-"""Kills each phase with SIGKILL at random moments, starts it again, and compares the end with an unbroken run.
+"""Kills each phase at random moments, starts it again, and compares with an unbroken run.
 
   python -m tests.runs.kill_resume --kills=20 --phase=all
 """
@@ -14,7 +14,8 @@ from typing import NamedTuple
 from mtl_jax.runs.checkpoints import Checkpoints, load_tree
 from tests import tiny_runs
 
-PHASES = ('pretrain', 'meta_train', 'meta_train_host', 'meta_test')  # _host: with images streamed from host memory
+# meta_train_host: with images streamed from host memory.
+PHASES = ('pretrain', 'meta_train', 'meta_train_host', 'meta_test')
 # Some seconds of training each, a save every fraction of a second.
 LONGER = {'pretrain': ['--steps=160', '--validate_every=10'],
           'meta_train': ['--steps=64', '--validate_every=4'],
@@ -41,7 +42,8 @@ def command(phase: str, workdir: pathlib.Path) -> list[str]:
   source = {'pretrain': [], 'meta_train': [f'--pretrained={tiny_runs.pretrained()}'],
             'meta_test': [f'--checkpoint={tiny_runs.meta_trained()}']}
   images = ['--images=host'] if phase.endswith('_host') else []
-  return tiny_runs.command(launcher, *LONGER[launcher], *source[launcher], *images, f'--workdir={workdir}')
+  return tiny_runs.command(launcher, *LONGER[launcher], *source[launcher], *images,
+                           f'--workdir={workdir}')
 
 
 def run_unbroken(phase: str, folder: pathlib.Path) -> Unbroken:
@@ -88,7 +90,8 @@ def outcome(workdir: pathlib.Path) -> dict[str, object]:
   found = {}
   for name in ('checkpoints', 'backbone', 'meta_params'):
     if (workdir / name).is_dir():
-      found |= {f'{name}/{leaf}': data for leaf, data in _bytes_of(load_tree(workdir / name)).items()}
+      leaves = _bytes_of(load_tree(workdir / name))
+      found |= {f'{name}/{leaf}': data for leaf, data in leaves.items()}
   for name in ('metrics.jsonl', 'accuracies.npy'):
     if (workdir / name).exists():
       found[name] = (workdir / name).read_bytes()
@@ -107,9 +110,10 @@ def _bytes_of(tree) -> dict[str, tuple]:
 
 
 def _killed_after(seconds: float, phase: str, workdir: pathlib.Path) -> bool:
-  """False where the run ended first."""
-  process = subprocess.Popen(command(phase, workdir), cwd=tiny_runs.ROOT, env=tiny_runs.environment(),
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  """Kills a run after some seconds: whether that came before its end."""
+  process = subprocess.Popen(command(phase, workdir), cwd=tiny_runs.ROOT,
+                             env=tiny_runs.environment(), stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
   try:
     process.wait(seconds)
     return False
@@ -123,14 +127,15 @@ def _finish(phase: str, workdir: pathlib.Path) -> None:
   result = subprocess.run(command(phase, workdir), cwd=tiny_runs.ROOT, env=tiny_runs.environment(),
                           capture_output=True, text=True, timeout=300)
   if result.returncode != 0:
-    raise RuntimeError(f'{phase} in {workdir} ended with status {result.returncode}: {result.stderr}')
+    raise RuntimeError(f'{phase} in {workdir} ended with status {result.returncode}: '
+                       f'{result.stderr}')
 
 
 def many_kills(phase: str, kills: int, seed: int) -> int:
   """Prints a line for each kill and one for all.
 
-  The first third of a run is imports and compiling, so one kill in five falls there and the others on the rest, each
-  on a random moment of its own part of it.
+  The first third of a run is imports and compiling, so one kill in five falls there and the others
+  on the rest, each on a random moment of its own part of it.
 
   Returns:
     How many runs ended otherwise than the unbroken one.
@@ -138,24 +143,27 @@ def many_kills(phase: str, kills: int, seed: int) -> int:
   folder = tiny_runs.shared() / 'kill_resume' / phase
   folder.mkdir(parents=True)
   unbroken = run_unbroken(phase, folder)
-  print(f'{phase}: unbroken run of {unbroken.seconds:.1f} s, {len(unbroken.outcome)} arrays and files compared',
-        flush=True)
+  print(f'{phase}: unbroken run of {unbroken.seconds:.1f} s, {len(unbroken.outcome)} arrays and '
+        'files compared', flush=True)
   moments, bad, saving = random.Random(seed), 0, 0
   for index in range(kills):
     share = (index + moments.random()) / kills
     share = share / 0.2 / 3 if share < 0.2 else 1 / 3 + (share - 0.2) / 0.8 * 2 / 3
     kill = kill_and_resume(phase, folder / str(index), unbroken, share)
     bad, saving = bad + bool(kill.differing), saving + kill.saving
+    during = ', during a save' if kill.saving else ''
+    differing = '; '.join(kill.differing[:5])
     print(f'{phase} kill {index + 1}: after {kill.seconds:.2f} s, newest step {kill.newest}'
-          f'{", during a save" if kill.saving else ""}: '
-          f'{"differs: " + "; ".join(kill.differing[:5]) if kill.differing else "bitwise equal"}', flush=True)
-  print(f'{phase}: {kills - bad} of {kills} bitwise equal, {saving} killed during a save', flush=True)
+          f'{during}: {f"differs: {differing}" if differing else "bitwise equal"}', flush=True)
+  print(f'{phase}: {kills - bad} of {kills} bitwise equal, {saving} killed during a save',
+        flush=True)
   return bad
 
 
 def main() -> None:
   """Reads the command line."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--kills', type=int, default=20, help='Kills of each phase.')
   parser.add_argument('--phase', default='all', choices=[*PHASES, 'all'], help='Which launcher.')
   parser.add_argument('--seed', type=int, default=0, help='Decides the moments.')

@@ -1,4 +1,4 @@
-"""One kill of each phase; `python -m tests.runs.kill_resume` does many."""
+"""Each phase killed once; `python -m tests.runs.kill_resume` does so many times."""
 from typing import NamedTuple
 
 import jax
@@ -18,9 +18,12 @@ def _fit(workdir, die_at=None):
   def advance(state):
     if state.step == die_at:
       raise KeyboardInterrupt
-    return _State(state.step + 1, state.value * 1.5), {'loss': 1 / state.value, 'accuracy': state.value}
-  return fit.fit(_State(jnp.int32(0), jnp.float32(0.1)), advance, lambda state: float(state.value), phase='p',
-                      num_steps=6, validate_every=2, workdir=str(workdir))
+    metrics = {'loss': 1 / state.value, 'accuracy': state.value}
+    return _State(state.step + 1, state.value * 1.5), metrics
+
+  start = _State(jnp.int32(0), jnp.float32(0.1))
+  return fit.fit(start, advance, lambda state: float(state.value), phase='p', num_steps=6,
+                 validate_every=2, workdir=workdir)
 
 
 @pytest.mark.parametrize('die_at', range(6))
@@ -31,13 +34,15 @@ def test_metrics_and_state_of_a_run_stopped_at_any_step(tmp_path, die_at):
     _fit(tmp_path / 'stopped', die_at)
   resumed = _fit(tmp_path / 'stopped')
   assert resumed.resumed_from == die_at // 2 * 2
-  assert (resumed.step, resumed.accuracy) == (unbroken.step, unbroken.accuracy) == (6, float(unbroken.state.value))
+  best = (6, float(unbroken.state.value))
+  assert (resumed.step, resumed.accuracy) == (unbroken.step, unbroken.accuracy) == best
   assert resumed.state.value == unbroken.state.value
-  assert (tmp_path / 'stopped' / 'metrics.jsonl').read_bytes() == (tmp_path / 'unbroken' / 'metrics.jsonl').read_bytes()
+  metrics = [(tmp_path / name / 'metrics.jsonl').read_bytes() for name in ('stopped', 'unbroken')]
+  assert metrics[0] == metrics[1]
 
 
-@pytest.mark.parametrize(('phase', 'share'), [('pretrain', 0.8), ('meta_train', 0.7), ('meta_train_host', 0.7),
-                                               ('meta_test', 0.8)])
+@pytest.mark.parametrize(('phase', 'share'), [
+    ('pretrain', 0.8), ('meta_train', 0.7), ('meta_train_host', 0.7), ('meta_test', 0.8)])
 def test_a_run_killed_and_started_again_ends_bitwise_as_the_unbroken_one(tmp_path, phase, share):
   unbroken = kill_resume.run_unbroken(phase, tmp_path)
   kill = kill_resume.kill_and_resume(phase, tmp_path / 'killed', unbroken, share)

@@ -1,8 +1,9 @@
 """The formulas of the authors' TensorFlow code in NumPy and float64, and the same weights here.
 
-Features, adapted logits and query loss are compared as they are, outer gradients, of second order, with finite
-differences of the query loss along random directions. Seed 6 leaves every activation at least 1e-5 away from the kinks
-of leaky ReLU and max-pool, ten times what rounding moves it: where one falls to the other side, gradients jump.
+Features, adapted logits and query loss are compared as they are; outer gradients, of second order,
+with finite differences of the query loss along random directions. Seed 6 leaves every activation at
+least 1e-5 away from the kinks of leaky ReLU and max-pool, ten times what rounding moves it: where
+one falls to the other side, gradients jump.
 """
 import functools
 
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 
 from mtl_jax import backbones, learnable, outer_loop
-from mtl_jax.phases import meta_train
+from mtl_jax.configs import InnerLoop, MetaTrainConfig
 from mtl_jax.types import Episode
 from mtl_jax.weights import transfer
-from tests.golden.recipe import relative_error
+from tests.golden.authors_recipe import relative_error
 from tests.phases import numpy_adapt, numpy_cross_entropy
 from tests.weights import authors_layout
 
@@ -27,7 +28,8 @@ DIRECTIONS, STEP = 4, 1e-7
 def conv3x3(x, kernel):
   height, width = x.shape[1:3]
   padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  return sum(padded[:, i:i + height, j:j + width] @ kernel[i, j] for i in range(3) for j in range(3))
+  return sum(padded[:, i:i + height, j:j + width] @ kernel[i, j]
+             for i in range(3) for j in range(3))
 
 
 def normalize(x):
@@ -36,7 +38,10 @@ def normalize(x):
 
 
 def features_of(dictionaries, images):
-  """All scales act on the main convolutions; shifts stand in the place of biases; the shortcut stays as it is."""
+  """Features by their formulas.
+
+  Scales act on the main convolutions, shifts take the place of biases, shortcuts stay as they are.
+  """
   weights, scales = dictionaries['weights'], dictionaries['ss_weights']
   x = images
   for block in ('block1', 'block2', 'block3', 'block4'):
@@ -52,9 +57,10 @@ def features_of(dictionaries, images):
 
 def query_logits(dictionaries, task):
   classifier = dictionaries['fc_weights']
-  kernel, bias = numpy_adapt(classifier['w5'], classifier['b5'], features_of(dictionaries, task.support_images),
-                             task.support_labels, INNER_LR, INNER_STEPS)
-  return features_of(dictionaries, task.query_images) @ kernel + bias
+  support = features_of(dictionaries, task.support)
+  kernel, bias = numpy_adapt(classifier['w5'], classifier['b5'], support, task.support_labels,
+                             INNER_LR, INNER_STEPS)
+  return features_of(dictionaries, task.query) @ kernel + bias
 
 
 def query_loss(dictionaries, task):
@@ -64,7 +70,8 @@ def query_loss(dictionaries, task):
 @functools.cache
 def dictionaries():
   found = authors_layout.tensorflow(way=WAY, seed=SEED)
-  return {name: {key: array.astype(np.float64) for key, array in tensors.items()} for name, tensors in found.items()}
+  return {name: {key: array.astype(np.float64) for key, array in tensors.items()}
+          for name, tensors in found.items()}
 
 
 @functools.cache
@@ -79,27 +86,31 @@ def task(shot):
 @functools.cache
 def imported():
   """(network, Θ, what is meta-learned) out of the same dictionaries."""
-  tensors = {f'{name}/{key}': array for name, part in dictionaries().items() for key, array in part.items()}
+  tensors = {f'{name}/{key}': array for name, part in dictionaries().items()
+             for key, array in part.items()}
   found = transfer.from_authors(tensors, 'tensorflow')
   assert found.backbone == {'name': 'resnet12', 'width': 4, 'norm_epsilon': 1e-3}
-  return backbones.create(image_shape=(SIZE, SIZE, 3), **found.backbone), found.backbone_vars, found.meta_params
+  assert found.meta_params is not None
+  network = backbones.create(image_shape=(SIZE, SIZE, 3), **found.backbone)
+  return network, found.backbone_vars, found.meta_params
 
 
 @functools.cache
 def step(shot):
   """((query loss, logits), outer gradients) of one step here, in float32."""
   network, variables, meta_params = imported()
-  config = meta_train.MetaTrainConfig(
-      way=WAY, shot=shot, query=QUERY, meta_batch=1, inner_lr=INNER_LR, inner_steps=INNER_STEPS,
-      batch_stats_mode='batch')
-  tasks = jax.tree.map(lambda x: np.asarray(x[None], np.float32 if x.dtype.kind == 'f' else np.int32), task(shot))
-  return jax.jit(jax.value_and_grad(functools.partial(outer_loop.query_loss, backbone=network, config=config),
-                                    has_aux=True))(meta_params, variables, tasks)
+  config = MetaTrainConfig(
+      way=WAY, shot=shot, query=QUERY, meta_batch=1,
+      inner=InnerLoop(lr=INNER_LR, steps=INNER_STEPS, batch_stats_mode='batch'))
+  types = {'f': np.float32, 'i': np.int32}
+  tasks = jax.tree.map(lambda x: np.asarray(x[None], types[x.dtype.kind]), task(shot))
+  loss = functools.partial(outer_loop.query_loss, backbone=network, config=config)
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))(meta_params, variables, tasks)
 
 
 def test_features():
   network, variables, meta_params = imported()
-  images = task(1).query_images
+  images = task(1).query
   found = jax.jit(functools.partial(network.features, batch_stats_mode='batch'))(
       learnable.network(variables, meta_params), images.astype(np.float32))
   expected = features_of(dictionaries(), images)
@@ -117,7 +128,8 @@ def test_adapted_logits_and_query_loss(shot):
 @pytest.mark.parametrize('shot', [1, 5])
 def test_outer_gradients(shot):
   _, gradient = step(shot)
-  found = {('fc_weights', 'w5'): gradient.base_learner.kernel, ('fc_weights', 'b5'): gradient.base_learner.bias}
+  found = {('fc_weights', 'w5'): gradient.base_learner.kernel,
+           ('fc_weights', 'b5'): gradient.base_learner.bias}
   for block, layers in gradient.scale_shift.items():
     for conv, leaf in layers.items():
       found['ss_weights', f'{block}_{conv}'] = leaf['scale']
@@ -125,17 +137,20 @@ def test_outer_gradients(shot):
       assert np.linalg.norm(leaf['shift']) < 1e-4 * np.linalg.norm(leaf['scale'])
   assert len(found) == 14
   for (name, key), array in found.items():
-    assert relative_error(*along_directions(name, key, np.asarray(array, np.float64), shot)) < TOLERANCE, key
+    products, slopes = along_directions(name, key, np.asarray(array, np.float64), shot)
+    assert relative_error(products, slopes) < TOLERANCE, key
 
 
 def along_directions(name, key, gradient, shot):
-  """The scalar products of a gradient with random directions, and the slopes of the query loss along them."""
+  """Scalar products of a gradient with random directions, and slopes of the loss along them."""
   random, value = np.random.default_rng(0), dictionaries()[name][key]
   products, slopes = [], []
   for _ in range(DIRECTIONS):
     direction = random.normal(size=value.shape)
-    ends = [query_loss(dictionaries() | {name: dictionaries()[name] | {key: value + sign * STEP * direction}},
-                       task(shot)) for sign in (1, -1)]
+    ends = []
+    for sign in (1, -1):
+      moved = dictionaries()[name] | {key: value + sign * STEP * direction}
+      ends.append(query_loss(dictionaries() | {name: moved}, task(shot)))
     products.append(np.sum(gradient * direction))
     slopes.append((ends[0] - ends[1]) / (2 * STEP))
   return np.array(products), np.array(slopes)

@@ -1,0 +1,95 @@
+"""Flags of images, and of the directories that a run reads and writes; and the data set."""
+from pathlib import Path
+
+from absl.flags import FlagValues
+
+from mtl_jax import data, types
+from mtl_jax.configs import MetaTrainConfig, PretrainConfig
+from mtl_jax.data import transforms
+from mtl_jax.runs import hosts
+
+from .declared import Flag, Flags, of_field, value_of
+
+WORKDIR = Flag('workdir', 'Directory of the run; a run found there is resumed.', Path, shown='DIR',
+               required=True)
+
+DATASET = Flag('dataset', f'Data set: one of {", ".join(data.NAMES)}.', str, 'glyphs')
+IMAGE_SIZE = Flag('image_size', "Side of the images in pixels; by default the data set's own.",
+                  int, least=16, most=512)
+SOURCE: Flags = (
+    DATASET,
+    Flag('data_dir', 'Folder with the archive or images of the data set; never written to.', Path,
+         shown='DIR'),
+    Flag('cache_dir', "Where decoded images are kept; by default the user's cache folder.", Path,
+         shown='DIR'),
+    IMAGE_SIZE,
+    Flag('split_file', 'For --dataset=folder: JSON file with the classes of each split.', Path,
+         shown='FILE'),
+    Flag('skip_broken_images', 'Leave out images that cannot be read, instead of stopping '
+         '(folder, mini_imagenet, tiered_imagenet).', bool, False),
+    Flag('center_crop', 'Side of the middle that is kept, in pixels; by default all of it.', int,
+         least=16),
+)
+
+BASE_CLASSES = Flag(
+    'base_classes', 'Base classes to train on: all; fold:K/N, every N-th class from the K-th on; '
+    'rest:K/N, the others.', str, 'all', shown='PART')
+ROTATED_CLASSES = Flag(
+    'rotated_classes', 'Each base class turned by 90, 180 or 270 degrees is a class of its own.',
+    bool, False)
+# Both make tasks of classes that pre-training has not seen.
+CLASSES: Flags = (BASE_CLASSES, ROTATED_CLASSES)
+
+# Decided by the data set where they are not given.
+_CROP_PADDING = 'Padding of random crops in pixels; by default an eighth of the image; 0 for none.'
+_FLIP = 'Mirror images at random; by default where the data set allows it.'
+
+
+def augmentation(config: type) -> Flags:
+  """Declares the flags of random crops and flips.
+
+  Args:
+    config: PretrainConfig or MetaTrainConfig, whose fields they set.
+  """
+  return (of_field(config, 'crop_padding', _CROP_PADDING, default=None, least=0),
+          of_field(config, 'flip', _FLIP, default=None))
+
+
+PRETRAIN: Flags = (
+    *augmentation(PretrainConfig),
+    of_field(PretrainConfig, 'color', 'Strength of random changes of brightness, contrast and '
+             'saturation; 0 for none.', least=0.0, most=1.0),
+    Flag('normalization', 'By mean and deviation of the training images, by /255 alone (unit), or '
+         "by the numbers of the authors' PyTorch code."
+         , ('dataset', *transforms.NORMALIZATIONS), 'dataset'),
+)
+META_TRAIN: Flags = augmentation(MetaTrainConfig)
+
+
+def load_dataset(values: FlagValues, name: str | None = None) -> types.Dataset:
+  """Loads the data set that the flags name, and keeps, turns and crops what they say.
+
+  Args:
+    values: parsed flags; SOURCE, and CLASSES where the command has them.
+    name: of the data set, where --dataset is not what decides it.
+
+  Raises:
+    ValueError: an unknown name, or data that is missing, damaged or not as expected.
+  """
+  dataset = hosts.in_turn(lambda: data.load(
+      name or values.dataset, data_dir=values.data_dir, cache_dir=values.cache_dir,
+      image_size=values.image_size, split_file=values.split_file,
+      skip_broken=values.skip_broken_images))
+  dataset = transforms.choose_classes(dataset, value_of(values, BASE_CLASSES))
+  if value_of(values, ROTATED_CLASSES):
+    dataset = transforms.rotate_train_classes(dataset)
+  if values.center_crop is None:
+    return dataset
+  return transforms.center_crop(dataset, values.center_crop)
+
+
+def augmentation_of(values: FlagValues, dataset: types.Dataset) -> dict[str, int | bool]:
+  """Returns `crop_padding` in pixels and `flip`, which the data set decides if no flag does."""
+  padding, flip = values.crop_padding, values.flip
+  return {'crop_padding': dataset.train.images.shape[1] // 8 if padding is None else padding,
+          'flip': dataset.flip if flip is None else flip}

@@ -1,0 +1,82 @@
+"""Flags of the inner and the outer loop, and the configs that they make."""
+from absl.flags import FlagValues
+
+from mtl_jax import inner_loop, types
+from mtl_jax.configs import InnerLoop, Learn, MetaTrainConfig
+
+from . import data, machine, task
+from .declared import Flag, Flags, of_field, read
+
+INNER_LR = of_field(InnerLoop, 'lr', 'Inner learning rate (α).', name='inner_lr', least=0.0)
+ADAPTS = of_field(InnerLoop, 'adapts', 'What the inner loop adapts: the base-learner, the last '
+                  'block too, or the whole network (MAML).', name='inner',
+                  kind=tuple(inner_loop.LOOPS))
+BATCH_STATS = of_field(InnerLoop, 'batch_stats_mode', 'Batch norm by running statistics, or '
+                       'by those of support and query apart.',
+                       name='batch_stats')
+INNER: Flags = (
+    ADAPTS,
+    INNER_LR,
+    of_field(InnerLoop, 'steps', 'Inner steps in meta-training.', name='inner_steps', least=1),
+    of_field(InnerLoop, 'gradient_order', 'How the outer gradient goes through the loop: in '
+             'full, not at all, or as at a minimum (with --regularization).'),
+    of_field(InnerLoop, 'regularization', 'Pull of the inner loop towards its start (λ).',
+             least=0.0),
+    BATCH_STATS,
+)
+
+LEARN: Flags = (
+    of_field(Learn, 'learn', 'What is learned beside the base-learner: scale and shift, the '
+             'weights (ft), nothing (head); none: not even that.', name='outer'),
+    of_field(Learn, 'scope', 'Where --outer=ss or ft learns.'),
+    of_field(Learn, 'norm', 'With --outer=ss or ft: also learn the affine parameters of batch '
+             'norm.', name='learn_norm'),
+    of_field(Learn, 'classifier', 'Learn the start of the base-learner; else it is zero.',
+             name='learn_classifier'),
+    of_field(Learn, 'inner_lr', 'Learn the inner learning rate, or one for each inner step, from '
+             '--inner_lr on.', name='learn_inner_lr'),
+    of_field(Learn, 'temperature', 'With --feature_norm=l2: learn that length.',
+             name='learn_temperature'),
+    of_field(Learn, 'scaled', 'Layers that are scaled and shifted: those of the paper, or all.'),
+    of_field(Learn, 'replace_bias', "Shifts replace the biases, as in the authors' TensorFlow "
+             'code, and do not add to them.'),
+)
+
+HARD_TASKS = Flag('hard_tasks', 'Compose hard tasks of the classes that failed (HT meta-batch).',
+                  bool, True)
+OUTER: Flags = (
+    of_field(MetaTrainConfig, 'steps', 'Outer steps, rounded up to whole cycles of ordinary and '
+             'hard tasks.', least=1),
+    of_field(MetaTrainConfig, 'meta_batch', 'Tasks per outer step.', least=1),
+    HARD_TASKS,
+    of_field(MetaTrainConfig, 'num_ordinary_tasks', 'Ordinary tasks of a cycle (K).', least=1),
+    of_field(MetaTrainConfig, 'num_hard_tasks', "Hard tasks of a cycle (K').", least=1),
+    of_field(MetaTrainConfig, 'outer_lr', 'First learning rate of Adam.', least=0.0),
+    of_field(MetaTrainConfig, 'outer_lr_halving', 'Outer steps after which that rate is '
+             'halved.', least=1),
+    of_field(MetaTrainConfig, 'outer_lr_floor', 'That rate never falls below this.', least=0.0),
+)
+
+
+def inner(values: FlagValues) -> InnerLoop:
+  """Returns the inner loop that the flags name; --batching is for the machine to decide."""
+  return read(InnerLoop, INNER, values)
+
+
+def learn(values: FlagValues) -> Learn:
+  """Returns what the outer loop learns by the flags."""
+  return read(Learn, LEARN, values)
+
+
+def meta_train_config(values: FlagValues, dataset: types.Dataset) -> MetaTrainConfig:
+  """Returns the settings of meta-training that the flags name.
+
+  Args:
+    values: parsed flags of meta-training; with --nohard_tasks there are none, whatever their
+      number.
+    dataset: decides the padding and the flips where no flag does.
+  """
+  declared = (*OUTER, *data.META_TRAIN, machine.MICROBATCH, task.WAY, task.SHOT, task.QUERY)
+  num_hard_tasks = values.num_hard_tasks if values.hard_tasks else 0
+  return read(MetaTrainConfig, declared, values, inner=inner(values), learn=learn(values),
+              num_hard_tasks=num_hard_tasks, **data.augmentation_of(values, dataset))

@@ -1,0 +1,84 @@
+"""Flags of the network, of what tasks see of its features, and of its pre-training."""
+from typing import Any
+
+from absl.flags import FlagValues
+
+from mtl_jax import backbones, types
+from mtl_jax.configs import PretrainConfig
+
+from . import data
+from .declared import Flag, Flags, of_field, read, value_of
+
+# With the rate of the others ResNet-12, whose shortcuts have no batch norm, diverges at once.
+_LR = {'resnet12': 0.02}
+
+BACKBONE = Flag('backbone', f'Network: one of {", ".join(backbones.NAMES)}.', str, 'conv4')
+WIDTH = Flag('width', 'Channels of the first block of the network; by default as published.', int,
+             least=1)
+NORM_AFFINE = Flag('norm_affine', 'Train a scale and an offset in batch norm, or none; by '
+                   'default as published.', bool)
+COMPUTE_DTYPE = Flag('compute_dtype', 'Precision of convolutions; all else is float32.', str,
+                     'float32', shown='float32|bfloat16')
+
+# Option of `backbones.read_out` -> its flag.
+READOUT: dict[str, Flag] = {
+    'norm': Flag('feature_norm', 'Length of the features in tasks: as it is (none), or one '
+                 'for all (l2).', tuple(backbones.NORMS)),
+    'mirror': Flag('mirror_features', 'Average features, in tasks, with those of the mirror '
+                   'image.', bool),
+    'temperature': Flag('temperature', 'With --feature_norm=l2: that length, 10 unless given.',
+                        float, least=0.0),
+}
+
+PRETRAIN: Flags = (
+    of_field(PretrainConfig, 'steps', 'Optimizer steps, rounded up to whole calls.', least=1),
+    of_field(PretrainConfig, 'batch_size', 'Images per step.', least=2),
+    of_field(PretrainConfig, 'lr', 'First learning rate of SGD, which falls along a cosine; by '
+             f'default {PretrainConfig.lr}, of resnet12 {_LR["resnet12"]}.', default=None,
+             least=0.0),
+    of_field(PretrainConfig, 'weight_decay', 'Weight decay of kernels.', least=0.0),
+    of_field(PretrainConfig, 'label_smoothing', 'Share of the target spread over all classes.',
+             least=0.0, most=0.9),
+    of_field(PretrainConfig, 'rotation_weight', 'Share of the loss for telling quarter turns apart '
+             '(self-supervision).', least=0.0, most=1.0),
+    of_field(PretrainConfig, 'hidden_units', 'Units of a hidden layer before the base classes; '
+             "the authors' PyTorch code has 1000."
+             , least=0),
+    of_field(PretrainConfig, 'steps_per_call', 'Optimizer steps in one compiled call.', least=1),
+)
+
+
+def kept_from(run: str) -> Flags:
+  """Declares the flags of what an earlier run has decided for a network, and may be changed.
+
+  Args:
+    run: the flag that names that run, such as '--pretrained'.
+  """
+  return tuple(flag._replace(default=None,
+                             help=f'{flag.help.removesuffix(".")}; by default as in {run}.')
+               for flag in (*READOUT.values(), COMPUTE_DTYPE))
+
+
+def backbone_options(values: FlagValues) -> dict[str, Any]:
+  """Returns the options of `backbones.create` that the flags of pre-training name."""
+  options = {'name': values.backbone, 'width': values.width,
+             'compute_dtype': values.compute_dtype}
+  return options if values.norm_affine is None else options | {'norm_affine': values.norm_affine}
+
+
+def readout_options(values: FlagValues) -> dict[str, Any]:
+  """Returns those options of `backbones.read_out` that were given."""
+  found = {option: value_of(values, flag) for option, flag in READOUT.items()}
+  return {option: value for option, value in found.items() if value is not None}
+
+
+def pretrain_config(values: FlagValues, dataset: types.Dataset) -> PretrainConfig:
+  """Returns the settings of pre-training that the flags name.
+
+  Args:
+    values: parsed flags of pre-training.
+    dataset: decides the padding and the flips where no flag does.
+  """
+  lr = _LR.get(values.backbone, PretrainConfig.lr) if values.lr is None else values.lr
+  return read(PretrainConfig, (*PRETRAIN, *data.PRETRAIN), values, lr=lr,
+              **data.augmentation_of(values, dataset))

@@ -1,0 +1,60 @@
+"""Flags of the few-shot tasks, and the validation tasks that they make."""
+import dataclasses
+from typing import get_args
+
+from absl.flags import FlagValues
+
+from mtl_jax import runs
+from mtl_jax.configs import TEST_LOOP, InnerLoop, MetaTestConfig, MetaTrainConfig
+from mtl_jax.phases.meta_test import Protocol
+
+from .declared import Flag, Flags, of_field, read
+
+SPLITS = ('train', 'val', 'test')
+
+WAY = of_field(MetaTrainConfig, 'way', 'Classes of a task (N).', least=2)
+SHOT = of_field(MetaTrainConfig, 'shot', 'Support images per class (K).', least=1)
+QUERY = of_field(MetaTrainConfig, 'query', 'Query images per class (Q).', least=1)
+SEED = Flag('seed', 'Decides every random choice of the run.', int, 0, least=0)
+NUM_TASKS = of_field(MetaTestConfig, 'num_tasks', 'Number of tasks.', least=2)
+
+VALIDATION: Flags = (
+    of_field(runs.Validation, 'every', 'Steps between validations, and so between checkpoints.',
+             name='validate_every', least=1),
+    of_field(runs.Validation, 'num_tasks',
+             'Tasks of the validation classes, which choose the best snapshot.',
+             name='validation_tasks', least=2),
+)
+TEST_INNER_STEPS = Flag('test_inner_steps', 'Inner steps in validation and meta-test.', int,
+                        TEST_LOOP.steps, least=1)
+
+# Of pre-training and meta-training.
+TRAINING: Flags = (WAY, SHOT, *VALIDATION, TEST_INNER_STEPS, SEED)
+
+# What the settings of meta-test are where no flag says so depends on the run that is tested.
+TESTING: Flags = (
+    WAY._replace(default=None, help='Classes of a task (N); by default as in --checkpoint, or 5.'),
+    SHOT._replace(default=None,
+                  help='Support images per class (K); by default as in --checkpoint, or 1.'),
+    Flag('split', 'Classes that the tasks come from.', SPLITS, 'test'),
+    NUM_TASKS,
+    Flag('protocol', 'inductive: 15 queries, running statistics; paper: as many queries as shots, '
+         'batch statistics, support doubled by flips.', str, 'inductive',
+         shown='|'.join(get_args(Protocol))),
+    Flag('query', 'Query images per class (Q); by default as the protocol says.', int, least=1),
+    Flag('flip_support', 'Double the support by mirrored images; by default as the protocol says.',
+         bool),
+    SEED,
+)
+
+
+def validation(values: FlagValues, inner: InnerLoop) -> runs.Validation:
+  """Returns the validation tasks that the flags name.
+
+  Args:
+    values: parsed flags.
+    inner: the loop of the training; that of the tasks takes --test_inner_steps steps instead.
+  """
+  loop = dataclasses.replace(inner, steps=values.test_inner_steps, batching=TEST_LOOP.batching,
+                             gradient_order=TEST_LOOP.gradient_order)
+  return read(runs.Validation, VALIDATION, values, way=values.way, shot=values.shot, inner=loop)

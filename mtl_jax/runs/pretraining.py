@@ -1,0 +1,62 @@
+"""Phase 1 as one call on disk."""
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mtl_jax import backbones, execution, learnable, sharding
+from mtl_jax.configs import PretrainConfig
+from mtl_jax.execution import placement
+from mtl_jax.phases import pretrain
+from mtl_jax.runs import decisions, fit, records
+from mtl_jax.runs.decisions import ONE_DEVICE, Machine
+from mtl_jax.runs.validation import Validation, check_validation, make_scorer
+from mtl_jax.types import Dataset
+
+
+def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: PretrainConfig,
+                 validation: Validation, seed: int, workdir: str | os.PathLike,
+                 readout: Mapping[str, Any] | None = None,
+                 machine: Machine = ONE_DEVICE) -> dict[str, Any]:
+  """Pre-trains a backbone on the training classes (phase 1).
+
+  Args:
+    dataset: its train split is learned, its val split chooses the snapshot.
+    backbone: options of `backbones.create`, with at least `name`.
+    config: settings of the optimizer.
+    validation: the tasks that choose the snapshot.
+    seed: decides initial weights, batches and validation tasks.
+    workdir: claimed for this run.
+    readout: options of `backbones.read_out`, for the validation tasks and the phases that follow.
+    machine: where images stay and which devices share each batch; the same batches either way.
+
+  Returns:
+    The content of `results.json`.
+
+  Raises:
+    ValueError: settings that make no sense, or a work directory of another run.
+    FloatingPointError: the loss is no longer finite.
+    OSError: something could not be written.
+  """
+  workdir, readout, layout = os.fspath(workdir), dict(readout or {}), machine.layout
+  network = backbones.create(image_shape=dataset.train.image_shape, **backbone)
+  network = backbones.read_out(network, **readout)
+  check_validation(dataset, validation)
+  sharding.check_divisible('batch_size', config.batch_size, layout)
+  settings = records.training_settings('pretrain', dataset, backbone, config, validation, seed)
+  decided = decisions.for_pretraining(workdir, machine, dataset)
+  settings |= {'readout': readout, 'images_on_host': decided.images_on_host}
+  if (results := records.claim(workdir, settings)) is not None:
+    return results
+
+  num_classes = len(dataset.train.class_sizes)
+  state = pretrain.init(records.stream_key(seed, 'init'), network, num_classes, config)
+  phases = execution.make(decided.images_on_host, layout)
+  score = make_scorer(dataset, network, validation, records.stream_key(seed, 'validate'), phases)
+  plain = learnable.nothing_learned(network, validation.way)
+  with phases.pretraining(records.stream_key(seed, 'train'), dataset.train, backbone=network,
+                          config=config) as advance:
+    fitted = fit.fit(placement.replicate(state, layout), advance,
+                     lambda state: score(plain, state.backbone), phase='pretrain',
+                     num_steps=records.whole_calls(config.steps, config.steps_per_call),
+                     validate_every=validation.every, workdir=workdir, profile=machine.profile)
+  return records.finish(workdir, settings, fitted, layout, {'backbone': fitted.state.backbone})

@@ -1,0 +1,142 @@
+"""What the runs of all phases have in common: their random streams, settings and results."""
+import os
+import zlib
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+from absl import logging
+
+from mtl_jax import configs
+from mtl_jax.configs import Config
+from mtl_jax.runs import checkpoints, hosts, workdirs
+from mtl_jax.runs.fit import Fitted
+from mtl_jax.runs.validation import Validation
+from mtl_jax.sharding import Layout
+from mtl_jax.types import Dataset, ImagePool, Tree
+
+Stream = Literal['init', 'train', 'validate', 'test']
+_IMAGES_PER_DIGEST = 1024  # bounds the memory where images are mapped or cropped
+
+
+def stream_key(seed: int, stream: Stream) -> jax.Array:
+  """Returns the root key of one stream of random numbers of a run.
+
+  Args:
+    seed: of the run.
+    stream: 'init' (initial weights), 'train' (batches and tasks), 'validate' or 'test' (tasks;
+      those of a test depend on the seed alone: `meta_test.task_keys(stream_key(seed, 'test'), n)`).
+  """
+  return jax.random.fold_in(jax.random.key(seed), get_args(Stream).index(stream))
+
+
+def training_settings(command: str, dataset: Dataset, backbone: Mapping[str, Any], config: Config,
+                      validation: Validation, seed: int) -> dict[str, Any]:
+  """Returns what is written to the settings.json of a training, and decides its outcome.
+
+  Args:
+    command: 'pretrain' or 'meta_train'.
+    dataset: the images.
+    backbone: options of `backbones.create`.
+    config: of the phase.
+    validation: tasks that choose the snapshot.
+    seed: of the run.
+  """
+  pool = dataset.train
+  normalization = {} if pool.normalization is None else {
+    name: np.asarray(value).tolist() for name, value in pool.normalization._asdict().items()}
+  return {'command': command, 'dataset': dataset.name, 'image_shape': list(pool.images.shape[1:]),
+          'num_classes': len(pool.class_sizes), 'num_images': len(pool.images),
+          'images': {split: digest(getattr(dataset, split)) for split in ('train', 'val')},
+          'normalization': normalization, 'backbone': dict(backbone),
+          'config': configs.to_json(config), 'validation': configs.to_json(validation),
+          'seed': seed}
+
+
+def digest(pool: ImagePool) -> int:
+  """Returns a checksum of images, so that no work directory is taken for that of other data.
+
+  Args:
+    pool: images and sizes of classes.
+  """
+  found = zlib.crc32(np.asarray(pool.class_sizes, np.int32).tobytes())
+  for start in range(0, len(pool.images), _IMAGES_PER_DIGEST):
+    part = np.asarray(pool.images[start:start + _IMAGES_PER_DIGEST])
+    found = zlib.crc32(np.ascontiguousarray(part).data, found)
+  return found
+
+
+def claim(workdir: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+  """Claims the directory of a run.
+
+  Args:
+    workdir: made where it is missing.
+    settings: all that decides the outcome, the same in all processes.
+
+  Returns:
+    The results of the run where it has ended already, after saying so; else None.
+
+  Raises:
+    ValueError: the directory is that of another run, or processes have different settings.
+    OSError: it cannot be made or written.
+  """
+  hosts.same_everywhere(settings, 'settings')
+
+  def on_disk():
+    workdirs.claim(workdir, settings)
+    return workdirs.read_results(workdir)
+
+  results = hosts.on_first(on_disk)
+  if results is not None:
+    logging.info('the run in %s is finished: nothing to do', workdir)
+  return results
+
+
+def machine_results(layout: Layout | None) -> dict[str, Any]:
+  """Returns `device` and `versions`, and how many devices and processes there were if several.
+
+  Args:
+    layout: devices of the run.
+  """
+  found = workdirs.describe_machine()
+  if layout is None:
+    return found
+  return found | {'num_devices': layout.size, 'num_processes': jax.process_count()}
+
+
+def finish(workdir: str, settings: Mapping[str, Any], fitted: Fitted, layout: Layout | None,
+           trees: Mapping[str, Tree]) -> dict[str, Any]:
+  """Writes what the next phase reads, and last the results that mark a training as finished.
+
+  Args:
+    workdir: of the run.
+    settings: of the run.
+    fitted: how the training ended.
+    layout: devices of the run.
+    trees: name of a folder -> tree of arrays.
+
+  Returns:
+    The content of `results.json`.
+
+  Raises:
+    OSError: something could not be written.
+  """
+  results = {'command': settings['command'], 'dataset': settings['dataset'],
+             'steps': fitted.last_step, 'best_step': fitted.step,
+             'validation_accuracy': fitted.accuracy, 'seed': settings['seed'],
+             'seconds': fitted.seconds, 'resumed_from': fitted.resumed_from,
+             **machine_results(layout)}
+
+  def write():
+    for name, tree in trees.items():
+      checkpoints.save_tree(os.path.join(workdir, name), tree)
+    workdirs.write_results(workdir, results)
+
+  hosts.on_first(write)
+  return results
+
+
+def whole_calls(steps: int, steps_per_call: int) -> int:
+  """Rounds steps up to whole calls of a compiled loop."""
+  return -(-steps // steps_per_call) * steps_per_call

@@ -1,0 +1,68 @@
+"""Settings of JAX and XLA for a process: the CPU flag that this library gains by, and a disk cache.
+
+They are read when JAX starts its backends, so `prepare` comes before the first computation.
+"""
+import contextlib
+import importlib.util
+import mmap
+import os
+import pathlib
+
+import jax
+import platformdirs
+
+# Makes XLA's own kernels, and not a slower library, compute the weight gradients of convolutions on
+# a CPU: pre-training of 4CONV takes half the time (docs/performance.md).
+_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
+_VALUE = '-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
+_ACCELERATOR_PACKAGES = ('jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm7_plugin', 'libtpu')
+
+# Programs that compile faster than this are compiled again rather than kept.
+_LEAST_COMPILE_SECONDS = 0.1
+
+
+def prepare(compile_cache: bool = False, compile_cache_mb: int = 1024) -> None:
+  """Sets XLA's flag for a CPU, and the bounded cache of compiled programs.
+
+  What the user has set already, by XLA_FLAGS or by JAX's own settings, stays as it is.
+
+  Args:
+    compile_cache: keep compiled programs in the user's cache folder.
+    compile_cache_mb: size of that cache in megabytes; the programs unused for longest go first.
+  """
+  if _runs_on_cpu() and 'XLA_FLAGS' not in os.environ and (found := cpu_flags()):
+    os.environ['XLA_FLAGS'] = found
+  if compile_cache and not jax.config.values['jax_compilation_cache_dir']:
+    folder = os.path.join(platformdirs.user_cache_dir('mtl_jax'), 'xla')
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', _LEAST_COMPILE_SECONDS)
+    jax.config.update('jax_compilation_cache_max_size', compile_cache_mb * 2**20)
+
+
+def cpu_flags() -> str:
+  """Returns the XLA flags that suit this library on a CPU; '' for a jaxlib that has no such flag.
+
+  A jaxlib that does not know a flag aborts the process at start, so the names of flag and value are
+  looked for in its shared libraries: some 20 ms, and no version is listed here.
+  """
+  spec = importlib.util.find_spec('jaxlib')
+  folders = spec.submodule_search_locations if spec is not None else None
+  libraries = [path for folder in folders or () for ending in ('so', 'pyd', 'dll', 'dylib')
+               for path in sorted(pathlib.Path(folder).glob(f'*.{ending}'))]
+  names = [_FLAG.removeprefix('--').encode(), _VALUE.removeprefix('-').encode()]
+  return f'{_FLAG}={_VALUE}' if any(_holds(path, names) for path in libraries) else ''
+
+
+def _holds(path: pathlib.Path, names: list[bytes]) -> bool:
+  """Whether all of some names stand in a file."""
+  with contextlib.suppress(OSError, ValueError):  # a file of no bytes cannot be mapped
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+      return all(content.find(name) >= 0 for name in names)
+  return False
+
+
+def _runs_on_cpu() -> bool:
+  """Whether JAX will compute on the CPU; found without starting its backends."""
+  if platforms := jax.config.values['jax_platforms']:
+    return platforms.split(',')[0] == 'cpu'
+  return not any(importlib.util.find_spec(name) for name in _ACCELERATOR_PACKAGES)
