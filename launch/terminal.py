@@ -35,7 +35,6 @@ def prepare() -> None:
   logging.get_absl_logger().addFilter(_not_of_tfds)
   # Without the line of source that Python would print below.
   warnings.showwarning = lambda message, *_: logging.warning('warning: %s', message)
-  _mute_late_writers()
 
 
 @contextlib.contextmanager
@@ -89,15 +88,3 @@ def _not_of_tfds(record: python_logging.LogRecord) -> bool:
   """Drops what tensorflow-datasets reports of each file that it writes."""
   return ('tensorflow_datasets' not in record.pathname or
           record.levelno >= python_logging.WARNING)
-
-
-def _mute_late_writers() -> None:
-  """Drops what orbax's threads report, after a failed save, to an event loop that it has closed."""
-  python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
-
-  def show(unraisable):
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
-      sys.__unraisablehook__(unraisable)
-
-  sys.unraisablehook = show

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 
 from mtl_jax import base_learner, scale_shift
 from mtl_jax.configs import InnerLoop, Learn
+from mtl_jax.scale_shift import Path
 from mtl_jax.types import Array, Backbone, BackboneVars, MetaParams, Tree
-
-Path = tuple[str, ...]
 
 
 def check_combination(backbone: Backbone, params: Tree, learn: Learn, inner: InnerLoop) -> None:

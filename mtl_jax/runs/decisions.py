@@ -73,10 +73,9 @@ def for_meta_training(workdir: str | os.PathLike, machine: Machine, run: Finishe
   def decide():
     begun = workdirs.begun_settings(workdir)
     on_host = _images_on_host(begun, machine, dataset.train, dataset.val)
-    once = not on_host and cut is not None and _prefix_once(begun, cut, run, dataset, machine)
-    network = run.backbone
-    if once and cut is not None:
-      network = frozen_prefix.upper_part(network, cut, run.backbone_vars)
+    once, network = False, run.backbone
+    if cut is not None and not on_host and _prefix_once(begun, cut, run, dataset, machine):
+      once, network = True, frozen_prefix.upper_part(network, cut, run.backbone_vars)
     batching = _batching(begun, machine, network, run.backbone_vars, config)
     return on_host, once, batching
 
