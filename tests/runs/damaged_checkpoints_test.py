@@ -19,11 +19,12 @@ def two_steps(tmp_path):
 
 
 def files_of(directory, step):
-  """All files of a step, the largest last; of two alike, the one that is read last."""
+  """All files of a step; the last one holds the arrays that are read."""
   files = [os.path.join(folder, name)
            for folder, _, names in os.walk(directory / str(step)) for name in names]
-  # Of the arrays there are a merged file, which is read, and one of the process that wrote them.
-  return sorted(files, key=lambda path: (os.path.getsize(path), 'ocdbt.process' not in path))
+  # Of the arrays there are a merged file, which is read, and those of the process that wrote them,
+  # which hold the same and are larger where it wrote in several pieces.
+  return sorted(files, key=lambda path: ('ocdbt.process' not in path, os.path.getsize(path)))
 
 
 def flip_bit(path, position):
