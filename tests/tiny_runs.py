@@ -11,6 +11,8 @@ import tempfile
 import numpy as np
 from PIL import Image
 
+from tests import forked
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLASSES = {'train': 4, 'val': 3, 'test': 3}
 IMAGES_PER_CLASS = 8
@@ -43,7 +45,7 @@ def draw_images(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
 
 @functools.cache
 def shared() -> pathlib.Path:
-  """Makes the folder of this process: `data`, decoded images, and compiled programs."""
+  """Makes the folder of this process: `data`, and decoded images."""
   folder = pathlib.Path(tempfile.mkdtemp(prefix='mtl_jax_tests_'))
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   draw_images(folder / 'data')
@@ -58,10 +60,8 @@ def data_flags(data_dir: pathlib.Path | None = None) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-  """Returns this process's, with every compiled program kept: a second start takes seconds."""
-  return os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(shared() / 'xla'),
-                       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-                       'TF_CPP_MIN_LOG_LEVEL': '2'}
+  """Returns this process's, which keeps every compiled program: a second start takes seconds."""
+  return os.environ | {'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '2'}
 
 
 def command(name: str, *flags: str, data_dir: pathlib.Path | None = None) -> list[str]:
@@ -76,14 +76,14 @@ def python(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess
 
 
 def start(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
-  """Runs a module, by its name and its arguments, as `python` does."""
-  return python('-m', *arguments, timeout=timeout)
+  """Runs a module, by its name and its arguments, as `python -m` does, in a fork (`forked`)."""
+  return forked.run(list(arguments), environment(), timeout)
 
 
 def launch(name: str, *flags: str,
            data_dir: pathlib.Path | None = None) -> subprocess.CompletedProcess:
   """Runs a phase to its end."""
-  return python(*command(name, *flags, data_dir=data_dir)[1:])
+  return start(*command(name, *flags, data_dir=data_dir)[2:])
 
 
 def finished(name: str, *flags: str) -> subprocess.CompletedProcess:

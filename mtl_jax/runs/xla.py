@@ -41,16 +41,25 @@ def prepare(compile_cache: bool = False, compile_cache_mb: int = 1024) -> None:
 
 def cpu_flags() -> str:
   """Returns the XLA flags that suit this library on a CPU; '' for a jaxlib that has no such flag.
+  """
+  return f'{_FLAG}={_VALUE}' if knows(_FLAG, _VALUE) else ''
 
-  A jaxlib that does not know a flag aborts the process at start, so the names of flag and value are
-  looked for in its shared libraries: some 20 ms, and no version is listed here.
+
+def knows(*names: str) -> bool:
+  """Whether the installed jaxlib knows names of XLA flags, and of their values.
+
+  A jaxlib that does not know a flag aborts the process at start, so names are looked for in its
+  shared libraries: some 20 ms, and no version is listed here.
+
+  Args:
+    *names: with or without the dashes in front.
   """
   spec = importlib.util.find_spec('jaxlib')
   folders = spec.submodule_search_locations if spec is not None else None
   libraries = [path for folder in folders or () for ending in ('so', 'pyd', 'dll', 'dylib')
                for path in sorted(pathlib.Path(folder).glob(f'*.{ending}'))]
-  names = [_FLAG.removeprefix('--').encode(), _VALUE.removeprefix('-').encode()]
-  return f'{_FLAG}={_VALUE}' if any(_holds(path, names) for path in libraries) else ''
+  found = [name.lstrip('-').encode() for name in names]
+  return any(_holds(path, found) for path in libraries)
 
 
 def _holds(path: pathlib.Path, names: list[bytes]) -> bool:

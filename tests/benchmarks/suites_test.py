@@ -2,10 +2,8 @@
 import collections
 import json
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from benchmarks import plan, results, suite_runs, workers
@@ -17,17 +15,7 @@ CALL = 'python -m launch.benchmark --suite=all --out=DIR'
 
 
 @pytest.fixture(scope='module')
-def compiled_once(tmp_path_factory):
-  """Makes suites that compile the same program share it."""
-  jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('xla')))
-  compilation_cache.reset_cache()
-  yield
-  jax.config.update('jax_compilation_cache_dir', None)
-  compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope='module')
-def measured(compiled_once):
+def measured():
   """Returns suite -> (results, bench); each is measured when a test first asks for it."""
   kept = {}
 
