@@ -58,7 +58,11 @@ _LEAST_IMAGE_SIZE = 16  # pixels: below, ResNet-12 has no pixel left
 
 
 def run(values: FlagValues) -> None:
-  """Measures what the flags name."""
+  """Measures what the flags name, and prints where the results are.
+
+  Args:
+    values: parsed flags.
+  """
   names, request = _names(values), _request(values)
   torch_python = suite_runs.torch_python(values.torch_python)
   commands = {name: _command_line(values, name) for name in names}

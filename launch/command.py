@@ -1,5 +1,6 @@
 """A command: flags as data, two worked examples, and the work; `start` makes a process of it."""
 import difflib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ class Command(NamedTuple):
     flags: those that it reads, in groups.
     run: the work, of the parsed flags; prints its result.
     otherwise: where to look for a flag that it does not have.
+    positional: names of flags that may stand in front without their names, in this order.
   """
   name: str
   about: str | None
@@ -34,6 +36,7 @@ class Command(NamedTuple):
   flags: declared.Groups
   run: Callable[[FlagValues], None]
   otherwise: str = ''
+  positional: tuple[str, ...] = ()
 
 
 def start(command: Command, arguments: Sequence[str] | None = None,
@@ -70,6 +73,7 @@ def parse(command: Command, arguments: Sequence[str]) -> FlagValues:
   Raises:
     flags.Error, ValueError: as `declared.parse`, and an unknown preset.
   """
+  arguments = _named(command, arguments)
   if presets.PRESET not in declared.flatten(command.flags):
     return declared.parse(command.flags, arguments)
   found = presets.expand(arguments)
@@ -78,13 +82,27 @@ def parse(command: Command, arguments: Sequence[str]) -> FlagValues:
 
 
 def parse_or_stop(command: Command, arguments: Sequence[str]) -> FlagValues:
-  """As `parse`, but ends the process where that raises."""
+  """Parses as `parse` does, but ends the process where that raises.
+
+  Args:
+    command: whose flags they are.
+    arguments: as in `start`.
+  """
   try:
     return parse(command, arguments)
   except flags.UnrecognizedFlagError as error:
     terminal.stop(f'{_unknown(command, error.flagname, arguments)}; see --help', _WRONG_USE)
   except (flags.Error, ValueError) as error:
     terminal.stop(f'{error}; see --help', _WRONG_USE)
+
+
+def _named(command: Command, arguments: Sequence[str]) -> list[str]:
+  """Names the arguments in front that have no name, by `Command.positional`."""
+  given = list(itertools.takewhile(lambda argument: not argument.startswith('--'), arguments))
+  if len(given) > len(command.positional):
+    raise ValueError(f'expected flags only, got {given[len(command.positional)]!r}')
+  named = [f'--{name}={value}' for name, value in zip(command.positional, given, strict=False)]
+  return [*named, *arguments[len(given):]]
 
 
 def program() -> str:

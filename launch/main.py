@@ -15,8 +15,9 @@ COMMANDS = {
     'pretrain': 'phase 1: pre-train a network on the base classes',
     'meta-train': 'phase 2: meta-train scale, shift and base-learner over it',
     'meta-test': 'phase 3: score a run on tasks of unseen classes',
+    'features': 'the features that a network has of images, as a file',
     'reproduce': 'a published table, or the plot of hard tasks, beside our figures',
-    'import-weights': "the authors' weights as a run, or a run as their weights",
+    'import-weights': 'a well-known network as a run, or the weights of the authors; and back',
 }
 _WRONG_USE = 2  # exit status
 

@@ -40,7 +40,7 @@ FLAGS: Groups = {
                method.BATCH_STATS._replace(default=None, help='Batch norm by running statistics, '
                                            'or by those of support and query apart; '
                                            f'{_AS_PROTOCOL}'),
-               *network.kept_from('--checkpoint'),
+               *network.kept_from('--checkpoint'), network.OWN_BACKBONE,
                Flag('baseline', 'Also score the pre-trained features without meta-learning '
                     '(update θ).', bool, True)),
     'machine': (machine.IMAGES, machine.DEVICES, machine.POOL, *machine.COMPILE_CACHE,
@@ -53,13 +53,20 @@ _NAMED = ('seed', 'query', 'inner_lr', 'test_inner_steps', 'batch_stats', 'flip_
 
 
 def run(values: FlagValues) -> None:
-  """Runs the phase that the flags describe."""
+  """Runs the phase that the flags describe.
+
+  Args:
+    values: parsed flags.
+  """
   processes.join(values)
-  config = test_config(values, finished.trained_settings(values.checkpoint))
+  network.backbone_name(values)
+  settings = finished.trained_settings(values.checkpoint)
+  config = test_config(values, settings)
   workdir = values.workdir or os.path.join(values.checkpoint, 'meta_test', _name(values, config))
   results = runs.meta_test_run(
-      data.load_dataset(values), checkpoint=values.checkpoint, config=config, split=values.split,
-      protocol=values.protocol, seed=values.seed, workdir=workdir, baseline=values.baseline,
+      data.load_dataset(values, run=settings), checkpoint=values.checkpoint, config=config,
+      split=values.split, protocol=values.protocol, seed=values.seed, workdir=workdir,
+      baseline=values.baseline,
       readout=network.readout_options(values), compute_dtype=values.compute_dtype,
       machine=machine.machine(values))
   rows = [(results['method'], results['accuracy'], results['ci95'])]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl.flags import FlagValues
 
-from mtl_jax import backbones, runs
+from mtl_jax import runs
 from mtl_jax.runs import finished
 
 from . import command
@@ -35,17 +35,19 @@ FLAGS: Groups = {
 
 
 def run(values: FlagValues) -> None:
-  """Runs the phase that the flags describe."""
+  """Runs the phase that the flags describe.
+
+  Args:
+    values: parsed flags.
+  """
   processes.join(values)
   if values.width and not values.backbone:
     raise ValueError('--width goes with --backbone: give both, or neither')
-  if values.backbone and values.backbone not in backbones.NAMES:
-    raise ValueError(f'expected backbone to be one of {", ".join(backbones.NAMES)}, got '
-                     f'{values.backbone!r}')
-  finished.trained_settings(values.pretrained)  # a wrong directory fails before data is read
-  dataset = data.load_dataset(values)
-  config = method.meta_train_config(values, dataset)
-  backbone = {'name': values.backbone, 'width': values.width} if values.backbone else None
+  name = network.backbone_name(values)
+  settings = finished.trained_settings(values.pretrained)  # a wrong directory fails before data
+  dataset = data.load_dataset(values, run=settings)
+  config = method.meta_train_config(values, dataset, settings['backbone']['name'])
+  backbone = {'name': name, 'width': values.width} if name else None
   results = runs.meta_train_run(
       dataset, pretrained=values.pretrained, config=config, backbone=backbone,
       validation=task.validation(values, config.inner), seed=values.seed, workdir=values.workdir,

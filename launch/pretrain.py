@@ -1,7 +1,7 @@
 """Pre-trains a backbone on the training classes (phase 1)."""
 from absl.flags import FlagValues
 
-from mtl_jax import backbones, runs
+from mtl_jax import runs
 from mtl_jax.data import transforms
 
 from . import command
@@ -23,14 +23,17 @@ FLAGS: Groups = {
     'machine': (machine.IMAGES, machine.DEVICES, machine.POOL, machine.PROFILE,
                 *machine.COMPILE_CACHE, *processes.PROCESSES),
 }
-_SMALLEST_IMAGES = (32, 32, 3)  # any that all networks take
 
 
 def run(values: FlagValues) -> None:
-  """Runs the phase that the flags describe."""
+  """Runs the phase that the flags describe.
+
+  Args:
+    values: parsed flags.
+  """
   processes.join(values)
   backbone = network.backbone_options(values)
-  backbones.create(image_shape=_SMALLEST_IMAGES, **backbone)  # a wrong name fails before data
+  network.check_backbone(backbone)  # before data is read
   dataset = transforms.normalized(data.load_dataset(values), values.normalization)
   if values.rotation_weight and dataset.name == 'omniglot':
     raise ValueError('--rotation_weight does not go with omniglot: there a turned image is another '

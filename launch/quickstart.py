@@ -52,7 +52,11 @@ _VALIDATION = runs.Validation(every=150, num_tasks=500, inner=_TEST_LOOP)
 
 
 def run(values: FlagValues) -> None:
-  """Runs the three phases and prints the table."""
+  """Runs the three phases and prints the table.
+
+  Args:
+    values: parsed flags.
+  """
   began = time.monotonic()
   root = values.workdir
   workdirs.claim(root, {'command': 'quickstart'} | {

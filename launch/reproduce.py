@@ -15,22 +15,39 @@ from mtl_jax.runs import finished
 from . import command
 from .flags import data, machine, network, task
 from .flags.declared import Flag, Groups
-from .reproduction import budgets, paper, presentation, rows
+from .reproduction import (
+    budgets,
+    paper,
+    presentation,
+    rows,
+    transfer,
+    transfer_rows,
+    transfer_table,
+)
 
 EXAMPLES = (
     ('All rows of the ablation on glyphs, half an hour on two cores:',
      '--table=ablation --budget=smoke --workdir=runs/ablation'),
-    ('FC100 with 4CONV, an hour and a half on two cores:',
-     '--table=fc100 --budget=cpu --data_dir=DIR --workdir=runs/fc100_table'),
+    ("ImageNet's EfficientNet-Lite0 on Omniglot, with scale and shift and without:",
+     '--table=transfer --budget=smoke --targets=omniglot --data_dir=DIR --workdir=runs/transfer'),
 )
 FLAGS: Groups = {
     'task': (Flag('table', 'The rows MTL and HT of a main table; the ablation, 7 rows with and '
-                  'without hard tasks; or accuracy against meta-iterations.',
-                  rows.TABLES, required=True),
+                  'without hard tasks; accuracy against meta-iterations; or networks '
+                  'of other domains, with what can be meta-learned over them.',
+                  (*rows.TABLES, 'transfer'), required=True),
+             Flag('targets', 'Of --table=transfer: data sets to transfer to; by default as the '
+                  'budget has it.', list),
+             Flag('sources', 'Of --table=transfer: networks: imagenet, scratch (4CONV pre-trained '
+                  'on the target), or work directories; by default as the budget has it.', list),
+             Flag('rows', f'Of --table=transfer: some of {", ".join(transfer_rows.ROWS)}, each '
+                  'also with _ht at its end; by default as the budget has it.', list),
+             Flag('base_parts', 'Of --table=transfer: parts of the base classes, such as '
+                  'fold:1/16,fold:1/4,all, for the figure.', list),
              Flag('shots', 'Support images per class (K), one table for each; by default as '
                   'published, but 1 for the curves and small ablations.', list),
-             Flag('num_seeds', 'Seeds of each row, from --seed on, over one pre-training.', int, 1,
-                  least=1),
+             Flag('num_seeds', 'Seeds of each row, from --seed on, over one pre-training; by '
+                  'default 1, or as the budget of transfer has it.', int, least=1),
              task.SEED,
              task.NUM_TASKS._replace(default=None, help='Tasks of each meta-test; by default as '
                                      'the budget has it.')),
@@ -52,12 +69,22 @@ FLAGS: Groups = {
                     'it.', int, least=1)),
     'machine': (machine.IMAGES, *machine.COMPILE_CACHE),
 }
+# Flags of the transfer table -> the fields of its budget.
+_TRANSFER = {'sources': 'sources', 'targets': 'targets', 'rows': 'rows', 'shots': 'shots',
+             'base_parts': 'parts'}
 # Those that a command line has to say for the figures to be found again.
 _SAID = ('width', 'pretrain_steps', 'meta_steps', 'num_tasks', 'image_size', 'center_crop')
 
 
 def run(values: FlagValues) -> None:
-  """Reproduces what the flags name and prints the table."""
+  """Reproduces what the flags name and prints the tables.
+
+  Args:
+    values: parsed flags.
+  """
+  if values.table == 'transfer':
+    _transfer(values)
+    return
   request = request_of(values)
   results = rows.reproduce(
       request, data.load_dataset(values, request.dataset), workdir=values.workdir,
@@ -66,8 +93,58 @@ def run(values: FlagValues) -> None:
   print(f'written to {os.path.join(values.workdir, "table.md")}')
 
 
+def _transfer(values: FlagValues) -> None:
+  """Runs and prints the transfer table."""
+  budget = transfer_budget(values)
+  given = [f'--{name}={",".join(map(str, getattr(budget, field)))}'
+           for name, field in _TRANSFER.items()]
+  given += [f'--{name}={values[name].value}' for name in ('meta_steps', 'num_tasks', 'image_size')
+            if values[name].value is not None]
+  said = ' '.join(['python -m launch.reproduce --table=transfer', f'--budget={values.budget}',
+                   *given, f'--num_seeds={budget.seeds}', f'--seed={values.seed}', '--workdir=DIR'])
+  results = transfer.reproduce(
+      budget, lambda target, size, channels: data.load_target(values, target, size, channels),
+      workdir=values.workdir, command=said, first_seed=values.seed,
+      machine=machine.machine(values))
+  transfer_table.show(results)
+  print(f'written to {os.path.join(values.workdir, "table.md")}')
+
+
+def transfer_budget(values: FlagValues) -> transfer_rows.Budget:
+  """Returns the budget of the transfer table with what the flags put in its place.
+
+  Args:
+    values: parsed flags.
+
+  Raises:
+    ValueError: an unknown target or row, or a flag that this table does not read.
+  """
+  unread = [name for name in ('pretrained', 'dataset', 'pretrain_steps', 'width')
+            if values[name].value is not None]
+  if unread:
+    raise ValueError(f'--{unread[0]} does not go with --table=transfer; see --sources and '
+                     '--targets')
+  budget = transfer_rows.BUDGETS[values.budget]
+  given = {field: tuple(found) for name, field in _TRANSFER.items()
+           if name != 'shots' and (found := values[name].value) is not None}
+  budget = budget._replace(**given)
+  budget = budget._replace(shots=_shots(values, budgets.BUDGETS['cpu'], budget.shots))
+  for target in budget.targets:
+    if target not in data_sets.NAMES:
+      raise ValueError(f'expected --targets among {", ".join(data_sets.NAMES)}, got {target!r}')
+  for row in budget.rows:
+    if row.removesuffix(transfer_rows.WITH_HARD_TASKS) not in transfer_rows.ROWS:
+      raise ValueError(f'expected --rows among {", ".join(transfer_rows.ROWS)}, got {row!r}')
+  if values.num_seeds is not None:
+    budget = budget._replace(seeds=values.num_seeds)
+  if values.meta_steps:
+    budget = budget._replace(meta_train=(*budget.meta_train, f'--steps={values.meta_steps}'))
+  return budget._replace(image_size=values.image_size or budget.image_size,
+                         num_tasks=values.num_tasks or budget.num_tasks)
+
+
 def request_of(values: FlagValues) -> rows.Request:
-  """Returns what the flags name.
+  """Returns the reproduction that the flags name.
 
   Args:
     values: parsed flags.
@@ -76,6 +153,9 @@ def request_of(values: FlagValues) -> rows.Request:
     ValueError: flags that do not go together; before data is read.
     FileNotFoundError: --pretrained is no finished run.
   """
+  for name in ('targets', 'sources', 'rows', 'base_parts'):
+    if values[name].value is not None:
+      raise ValueError(f'--{name} goes with --table=transfer, not with {values.table}')
   table, budget = values.table, _budget(values)
   published = table if table in paper.SHOTS else 'fc100'
   dataset = values.dataset or budget.dataset or published
@@ -87,7 +167,7 @@ def request_of(values: FlagValues) -> rows.Request:
       raise ValueError('--pretrain_steps and --width do not go with --pretrained, which is trained '
                        'already')
     finished.trained_settings(values.pretrained)
-  seeds = tuple(range(values.seed, values.seed + values.num_seeds))
+  seeds = tuple(range(values.seed, values.seed + (values.num_seeds or 1)))
   shots = _shots(values, budget, paper.SHOTS.get(dataset, paper.SHOTS[published]))
   return rows.Request(table, values.budget, budget, dataset, shots, seeds, values.pretrained)
 

@@ -12,10 +12,11 @@ from typing import Any, Literal, TypeVar
 GradientOrder = Literal['second', 'first', 'implicit']
 BatchStatsMode = Literal['running', 'batch']
 Batching = Literal['loop', 'vmap', 'patches']
-Learned = Literal['ss', 'ft', 'head', 'none']
+Learned = Literal['ss', 'ft', 'affine', 'head', 'none']
 Scope = Literal['all', 'last_block']
 LearnedRate = Literal['fixed', 'scalar', 'per_step']
 Scaled = Literal['published', 'every']
+ScalePer = Literal['slice', 'channel']
 
 T = TypeVar('T')
 
@@ -37,8 +38,9 @@ class InnerLoop(Config):
   """The inner loop: gradient descent on the support set of one task (equation 2).
 
   Attributes:
-    adapts: what it adapts beside θ: nothing ('head'), the 'last_block', 'all' of the network, an
-      entry of `inner_loop.register`, or a function with the signature of `inner_loop.adapt_heads`.
+    adapts: what it adapts beside θ: nothing ('head'), the 'last_block', 'all' of the network, the
+      affine parameters of its normalisation or its gains ('film'), an entry of
+      `inner_loop.register`, or a function with the signature of `inner_loop.adapt_heads`.
     lr: α, step size on the mean cross-entropy.
     steps: T, number of gradient steps.
     gradient_order: how the outer gradient goes through the loop: 'second' in full, 'first' not at
@@ -64,14 +66,15 @@ class Learn(Config):
   """What the outer loop learns (section 4.2; the rows of the ablation, section 5.3).
 
   Attributes:
-    learn: beside θ: scale and shift Φ_S ('ss'), the weights themselves ('ft'), nothing ('head');
-      'none' learns not even θ.
-    scope: of 'ss' and 'ft': 'all' layers, or those of the 'last_block'.
+    learn: beside θ: scale and shift Φ_S ('ss'), the weights themselves ('ft'), the affine
+      parameters of normalisation alone ('affine'), nothing ('head'); 'none' learns not even θ.
+    scope: of 'ss', 'ft' and 'affine': 'all' layers, or those of the 'last_block'.
     norm: also the affine parameters of normalisation within `scope`.
     classifier: θ; without it θ starts from zero in every task.
     inner_lr: α: 'fixed', learned as one 'scalar', or learned 'per_step'.
     temperature: the length of L2-normalised features.
     scaled: layers of Φ_S: those of the paper ('published'), or 'every' one with a kernel.
+    scale_per: one scale of Φ_S per kernel 'slice' (the paper's) or per output 'channel'.
     replace_bias: shifts take the place of the biases, as in the authors' TensorFlow code; here the
       sum of both starts at zero, there at the bias.
   """
@@ -82,6 +85,7 @@ class Learn(Config):
   inner_lr: LearnedRate = 'fixed'
   temperature: bool = False
   scaled: Scaled = 'published'
+  scale_per: ScalePer = 'slice'
   replace_bias: bool = False
 
 

@@ -26,7 +26,7 @@ def check_episode(pool: ImagePool, *, way: int, shot: int, query: int, split: st
     split: name of the split, for the message.
 
   Raises:
-    ValueError: too few classes, or too few images in the smallest class.
+    ValueError: too few classes, too few images in the smallest class, or a number below its least.
   """
   sizes = np.asarray(pool.class_sizes)
   for name, value, least in (('way', way, 2), ('shot', shot, 1), ('query', query, 1)):

@@ -1,9 +1,11 @@
 """The inner loop over a meta-batch of tasks: of θ alone over features, or of the network with θ.
 
 Where θ alone is adapted, all images of the meta-batch pass the network once and
-`base_learner.adapt` does the rest in dual form. Where the network is adapted along with θ, as MAML
-does, each task has kernels of its own, and `InnerLoop.batching` says how tasks are computed: which
-form is fastest depends on the device and the shapes, and `execution.task_batching` measures it.
+`base_learner.adapt` does the rest in dual form. Where the affine parameters of normalisation are
+adapted with θ ('film'), the tasks share all kernels, and stay one batch. Where the network is
+adapted along with θ, as MAML does, each task has kernels of its own, and `InnerLoop.batching` says
+how tasks are computed: which form is fastest depends on the device and the shapes, and
+`execution.task_batching` measures it.
 """
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtl_jax import base_learner, learnable
+from mtl_jax import base_learner, parts
 from mtl_jax.configs import InnerLoop
 from mtl_jax.types import (
   Array,
@@ -110,7 +112,7 @@ def adapt_networks(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array
     Query logits [tasks, N*Q, N]; the same by every `batching`, to rounding.
 
   Raises:
-    ValueError: an unknown `batching`.
+    ValueError: as `adapt_network`.
   """
   if inner.batching == 'patches':
     backbone = backbone.by_patches or backbone
@@ -120,6 +122,39 @@ def adapt_networks(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array
                          rates, backbone=backbone, inner=inner).query_logits
 
   return jax.lax.map(one_task, tasks) if inner.batching == 'loop' else jax.vmap(one_task)(tasks)
+
+
+def adapt_film(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array | float,
+               tasks: Episode, *, backbone: Backbone, inner: InnerLoop) -> jax.Array:
+  """Adapts a scale and a shift per channel, and θ, to each task (`adapts='film'`).
+
+      [Φ';θ'] <- [Φ';θ'] - α ∇ L_support(θ'; Θ, Φ'),  starting at [Φ;θ]
+
+  Φ are the gains of Φ_S per channel where the network has them, else the affine parameters of its
+  normalisation, else gains that start at 1. Kernels are shared, so every layer stays one
+  convolution over the images of all tasks.
+
+  Args:
+    theta: θ, kernel [d, N] and bias [N].
+    backbone_vars: Θ, scaled and shifted.
+    rates: α, a scalar or one per inner step [steps].
+    tasks: Episodes stacked along axis 0, with normalised float32 images.
+    backbone: maps images to features [B, d].
+    inner: settings of the loop.
+
+  Returns:
+    Query logits [tasks, N*Q, N].
+
+  Raises:
+    ValueError: the network has neither gains nor affine parameters, and cannot hold gains.
+
+  References: Requeima et al., NeurIPS 2019, arXiv 1906.07697; Lian et al., NeurIPS 2022.
+  """
+  def one_task(task):
+    return adapt_network(theta, backbone_vars, task.support, task.support_labels, task.query,
+                         rates, backbone=backbone, inner=inner).query_logits
+
+  return jax.vmap(one_task)(tasks)
 
 
 def adapt_network(theta: BaseLearner, backbone_vars: BackboneVars, support_images: Array,
@@ -141,9 +176,9 @@ def adapt_network(theta: BaseLearner, backbone_vars: BackboneVars, support_image
     rates: α, a scalar or one per step [steps].
     backbone: maps images to features [B, d].
     inner: settings; `adapts` 'last_block' or 'all' of the parameters, those of normalisation
-      included. 'second' order differentiates through the loop; 'first' holds the changes Θ' - Θ,
-      θ' - θ constant. With batch statistics those of the support count in the loop, those of the
-      query after it.
+      included, or 'film'. 'second' order differentiates through the loop; 'first' holds the changes
+      Θ' - Θ, θ' - θ constant. With batch statistics those of the support count in the loop, those
+      of the query after it.
 
   Returns:
     NetworkAdaptResult; its `params` are those of the whole network after adaptation.
@@ -154,15 +189,14 @@ def adapt_network(theta: BaseLearner, backbone_vars: BackboneVars, support_image
   References: Finn et al., ICML 2017; Sun et al., CVPR 2019, section 5.3.
   """
   _check_network_loop(inner)
-  blocks = None if inner.adapts == 'all' else backbone.last_block
-  start = (learnable.within(backbone_vars.params, blocks), theta)
+  start = (_adapted_part(backbone_vars.params, backbone, inner), theta)
   first = inner.gradient_order == 'first'
   in_loop, start_of_loop = backbone_vars, start
   if first:
     in_loop, start_of_loop, rates = jax.lax.stop_gradient((backbone_vars, start, rates))
 
   def scores(variables, adapted, images):
-    variables = variables._replace(params=learnable.merge(variables.params, adapted[0]))
+    variables = variables._replace(params=parts.merge(variables.params, adapted[0]))
     features = backbone.features(variables, images, batch_stats_mode=inner.batch_stats_mode)
     return base_learner.logits(adapted[1], features)
 
@@ -180,15 +214,21 @@ def adapt_network(theta: BaseLearner, backbone_vars: BackboneVars, support_image
   if first:  # the value of `adapted`, the gradient of `start`
     adapted = jax.tree.map(lambda p0, p: p0 + jax.lax.stop_gradient(p - p0), start, adapted)
   query_logits = scores(backbone_vars, adapted, query_images)
-  params = learnable.merge(backbone_vars.params, adapted[0])
+  params = parts.merge(backbone_vars.params, adapted[0])
   return NetworkAdaptResult(params, adapted[1], query_logits, losses)
+
+
+def _adapted_part(params, backbone, inner):
+  if inner.adapts == 'film':
+    return parts.film_part(params, backbone)
+  return parts.within(params, None if inner.adapts == 'all' else backbone.last_block)
 
 
 def _check_network_loop(inner):
   if inner.steps < 1:
     raise ValueError(f'expected num_steps of at least 1, got {inner.steps}')
-  if inner.adapts not in ('last_block', 'all') or inner.gradient_order == 'implicit':
-    raise ValueError("expected adapts 'last_block' or 'all' and gradient_order 'first' or "
+  if inner.adapts not in ('last_block', 'all', 'film') or inner.gradient_order == 'implicit':
+    raise ValueError("expected adapts 'last_block', 'all' or 'film' and gradient_order 'first' or "
                      f"'second', got {inner.adapts!r} and {inner.gradient_order!r}")
 
 
@@ -197,6 +237,7 @@ LOOPS: dict[str, Adaptation] = {
   'head': Adaptation(adapt_heads),
   'last_block': Adaptation(adapt_networks, adapts_network=True),
   'all': Adaptation(adapt_networks, adapts_network=True),
+  'film': Adaptation(adapt_film),
 }
 
 

@@ -11,12 +11,11 @@ Every other combination that makes sense may be had too; `check_combination` say
 
 References: Sun et al., CVPR 2019, section 5.3.
 """
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from mtl_jax import base_learner, scale_shift
+from mtl_jax import base_learner, parts, scale_shift
 from mtl_jax.configs import InnerLoop, Learn
 from mtl_jax.scale_shift import Path
 from mtl_jax.types import Array, Backbone, BackboneVars, MetaParams, Tree
@@ -35,26 +34,27 @@ def check_combination(backbone: Backbone, params: Tree, learn: Learn, inner: Inn
     ValueError: a combination without meaning, or a value out of range.
   """
   layers = _scaled_layers(backbone, params, learn) if learn.learn == 'ss' else ()
-  has_norm = bool(jax.tree.leaves(_norms(params)))
+  has_norm = bool(jax.tree.leaves(parts.affine(params)))
   neither = learn.learn in ('none', 'head')
   implicit = inner.gradient_order == 'implicit'
   left = learn.classifier or learn.temperature or learn.inner_lr != 'fixed'
+  shapes_phi = (learn.scaled, learn.scale_per, learn.replace_bias) != ('published', 'slice', False)
   senseless = (
     (neither and learn.scope != 'all',
      f'scope={learn.scope} with learn={learn.learn}: it says where Φ_S or the weights are '
-     'learned, and neither is; choose learn=ss or learn=ft'),
+     'learned, and neither is; choose learn=ss, ft or affine'),
     (neither and learn.norm,
      f'learn_norm with learn={learn.learn}: the affine parameters are learned beside Φ_S or the '
      'weights; choose learn=ss or learn=ft'),
     (learn.learn == 'ss' and not layers,
      'learn=ss with a backbone that has no layer to scale and shift there: layers are the dicts '
      'that hold a kernel; choose learn=ft'),
-    (learn.norm and not has_norm,
-     'learn_norm with a backbone whose normalisation has no affine parameters; pre-train one that '
-     'has them'),
-    (learn.learn != 'ss' and (learn.scaled != 'published' or learn.replace_bias),
-     f'scaled or replace_bias with learn={learn.learn}: they shape Φ_S, which is not learned; '
-     'choose learn=ss'),
+    ((learn.norm or learn.learn == 'affine') and not has_norm,
+     f'{"learn_norm" if learn.norm else "learn=affine"} with a backbone whose '
+     'normalisation has no affine parameters; pre-train one that has them'),
+    (learn.learn != 'ss' and shapes_phi,
+     f'scaled, scale_per or replace_bias with learn={learn.learn}: they shape Φ_S, which is not '
+     'learned; choose learn=ss'),
     (learn.temperature and backbone.temperature is None,
      'learn_temperature: only L2-normalised features have one; choose feature_norm=l2'),
     (learn.temperature and learn.learn == 'none',
@@ -92,17 +92,18 @@ def init(backbone: Backbone, backbone_vars: BackboneVars, way: int, learn: Learn
     inner: learned rates start at its `lr`, one for each of its `steps` where learned per step.
 
   Returns:
-    MetaParams; what is not learned is an empty tree.
+    MetaParams; what is not learned is an empty tree, save θ, which is always there.
   """
   params = backbone_vars.params
   phi, weights, temperature = {}, {}, {}
   if learn.learn == 'ss':
     layers = _scaled_layers(backbone, params, learn)
-    phi = scale_shift.init(params, layers, replace_bias=learn.replace_bias)
-  if learn.learn in ('ss', 'ft'):
-    part = within(params, None if learn.scope == 'all' else backbone.last_block)
-    weights = merge(_without_norms(part) if learn.learn == 'ft' else {},
-                    _norms(part) if learn.norm else {})
+    phi = scale_shift.init(params, layers, replace_bias=learn.replace_bias, per=learn.scale_per,
+                           on_outputs=backbone.scales_outputs)
+  if learn.learn in ('ss', 'ft', 'affine'):
+    part = parts.within(params, None if learn.scope == 'all' else backbone.last_block)
+    weights = parts.merge(parts.without_affine(part) if learn.learn == 'ft' else {},
+                          parts.affine(part) if learn.norm or learn.learn == 'affine' else {})
   if learn.temperature and backbone.temperature is not None:
     temperature = {'log': jnp.asarray(jnp.log(backbone.temperature), jnp.float32)}
   rates = {}
@@ -136,7 +137,7 @@ def network(backbone_vars: BackboneVars, meta_params: MetaParams) -> BackboneVar
     BackboneVars; bitwise those of Θ at the start of meta-training, biases aside where shifts
     replace them. A learned temperature is in them.
   """
-  params = merge(backbone_vars.params, meta_params.weights)
+  params = parts.merge(backbone_vars.params, meta_params.weights)
   params = scale_shift.modulate(params, meta_params.scale_shift)
   if not meta_params.temperature:
     return backbone_vars._replace(params=params)
@@ -203,51 +204,14 @@ def row_name(learn: Learn, adapts: str, hard_tasks: bool) -> str:
   shown = adapted.get(adapts, adapts)
   if learn.learn == 'none':
     return f'update{"" if adapts in ("last_block", "all") else " "}{shown}'
-  name = 'FT θ' if learn.learn == 'head' else f'{learn.learn.upper()}{adapted[learn.scope]}'
-  usual = {'head': 'head', 'ss': 'head', 'ft': learn.scope}[learn.learn]
+  method = 'affine' if learn.learn == 'affine' else learn.learn.upper()
+  name = 'FT θ' if learn.learn == 'head' else f'{method}{adapted[learn.scope]}'
+  if learn.scale_per == 'channel':
+    name += ' per channel'
+  usual = {'ft': learn.scope}.get(learn.learn, 'head')
   if adapts != usual:
     name += f' (inner {shown})'
   return f'{name}, {"HT " if hard_tasks else ""}meta-batch'
-
-
-def within(params: Tree, blocks: tuple[Path, ...] | None) -> Tree:
-  """Selects whole blocks of a network.
-
-  Args:
-    params: nested dict of arrays.
-    blocks: their paths; None for all of the network.
-
-  Returns:
-    A nested dict of the same arrays.
-  """
-  if blocks is None:
-    return params
-  selected = {}
-  for path in blocks:
-    child = params
-    for name in path:
-      child = child[name]
-    for name in reversed(path):
-      child = {name: child}
-    selected = merge(selected, child)
-  return selected
-
-
-def merge(tree: Tree, over: Tree) -> Tree:
-  """Replaces leaves of a tree by those of another.
-
-  Args:
-    tree: nested dict.
-    over: nested dict, whose leaves are taken in place of those of `tree`, or added.
-
-  Returns:
-    A nested dict.
-  """
-  merged = dict(tree)
-  for name, child in over.items():
-    is_tree = isinstance(child, Mapping)
-    merged[name] = merge(tree.get(name, {}), child) if is_tree else child
-  return merged
 
 
 def _scaled_layers(backbone: Backbone, params: Tree, learn: Learn) -> tuple[Path, ...]:
@@ -257,25 +221,3 @@ def _scaled_layers(backbone: Backbone, params: Tree, learn: Learn) -> tuple[Path
     return layers
   return tuple(path for path in layers
                if any(path[:len(block)] == block for block in backbone.last_block))
-
-
-def _is_norm(layer: Tree) -> bool:
-  """Whether a dict is a batch or layer norm: arrays, `scale` of one dimension, and no `kernel`."""
-  holds_layers = any(isinstance(child, Mapping) for child in layer.values())
-  is_vector = getattr(layer.get('scale'), 'ndim', 0) == 1
-  return is_vector and not holds_layers and 'kernel' not in layer
-
-
-def _norms(tree: Tree) -> Tree:
-  if _is_norm(tree):
-    return tree
-  parts = {name: _norms(child) for name, child in tree.items() if isinstance(child, Mapping)}
-  return {name: part for name, part in parts.items() if part}
-
-
-def _without_norms(tree: Tree) -> Tree:
-  if _is_norm(tree):
-    return {}
-  parts = {name: _without_norms(child) if isinstance(child, Mapping) else child
-           for name, child in tree.items()}
-  return {name: part for name, part in parts.items() if not isinstance(part, Mapping) or part}

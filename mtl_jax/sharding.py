@@ -70,12 +70,20 @@ def make_layout(num: int | str | None = None, pool: str = 'replicated') -> Layou
 
 
 def num_devices(layout: Layout | None) -> int:
-  """Number of devices of a layout; 1 for None."""
+  """Returns the number of devices of a layout.
+
+  Args:
+    layout: devices of the run; None for one device.
+  """
   return 1 if layout is None else layout.size
 
 
 def num_pool_parts(layout: Layout | None) -> int:
-  """Number of parts in which the images of a pool lie on the devices."""
+  """Returns the number of parts in which the images of a pool lie on the devices.
+
+  Args:
+    layout: devices of the run; None for one device.
+  """
   return layout.size if layout is not None and layout.pool == 'sharded' else 1
 
 
@@ -104,7 +112,7 @@ def per_device(function: Callable, layout: Layout | None, *, pools: tuple[int, .
   Args:
     function: pure, with a keyword `layout`; calls `local_shard`, `pmean_and_gather` and so on.
     layout: devices of the run; None returns the function as it is.
-    pools: places of the arguments that are an ImagePool of `place_pool`.
+    pools: places of the arguments that are an ImagePool of `placement.place_pool`.
     rows: places of the arguments of which each device gets its part of axis 0. All others are the
       same everywhere.
 
@@ -250,7 +258,7 @@ def take_batch(images: Array, indices: jax.Array, layout: Layout | None) -> jax.
   """Fetches images in a program for all devices; each gets an equal part of them.
 
   Args:
-    images: [n, ...] of a pool of `place_pool`.
+    images: [n, ...] of a pool of `placement.place_pool`.
     indices: int [k], into all images of the pool, k a multiple of the devices.
     layout: devices of the run.
 

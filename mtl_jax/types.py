@@ -3,7 +3,7 @@
 Letters: n images, H W C their height, width and channels; N classes of an episode (way), K support
 images per class (shot), Q query images per class; d feature width.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,16 @@ class Normalization(NamedTuple):
   """What pixel values are normalised by: (x / 255 - mean) / std."""
   mean: Array  # float32 [C], of images / 255
   std: Array   # float32 [C], of images / 255
+
+  @classmethod
+  def of(cls, mean: Sequence[float], std: Sequence[float]) -> 'Normalization':
+    """Makes one of plain numbers.
+
+    Args:
+      mean: of each channel.
+      std: of each channel.
+    """
+    return cls(np.asarray(mean, np.float32), np.asarray(std, np.float32))
 
 
 class ImagePool(NamedTuple):
@@ -49,7 +59,11 @@ class Dataset(NamedTuple):
   flip: bool                               # whether a mirrored image is still of its class
 
   def normalized_by(self, normalization: Normalization) -> 'Dataset':
-    """Returns the data set whose splits are normalised otherwise."""
+    """Returns the data set with another normalisation in all splits.
+
+    Args:
+      normalization: takes the place of what they have.
+    """
     splits = {split: getattr(self, split)._replace(normalization=normalization)
               for split in ('train', 'val', 'test')}
     return self._replace(**splits)
@@ -83,7 +97,11 @@ class TaskKeys(NamedTuple):
 
   @classmethod
   def split(cls, key: Array) -> 'TaskKeys':
-    """Splits the key of one task, which is consumed."""
+    """Splits the key of one task.
+
+    Args:
+      key: consumed.
+    """
     return cls(*jax.random.split(key, 4))
 
 
@@ -95,7 +113,11 @@ class BatchKeys(NamedTuple):
 
   @classmethod
   def split(cls, key: Array) -> 'BatchKeys':
-    """Splits the key of one optimizer step, which is consumed."""
+    """Splits the key of one optimizer step.
+
+    Args:
+      key: consumed.
+    """
     return cls(*jax.random.split(key, 3))
 
 
@@ -124,6 +146,7 @@ class Backbone(NamedTuple):
   temperature: float | None = None            # τ, length of its features where L2-normalised
   cut: Cut | None = None                      # None where it cannot be cut before its last block
   by_patches: 'Backbone | None' = None        # the same, with 3x3 convolutions by patches
+  scales_outputs: bool = False                # whether layers may hold a `gain` and an `offset`
 
 
 class BaseLearner(NamedTuple):
@@ -133,7 +156,7 @@ class BaseLearner(NamedTuple):
 
 
 class MetaParams(NamedTuple):
-  """All that the outer loop may change; what is not learned is {}."""
+  """All that the outer loop may change; what is not learned is {}, save θ."""
   scale_shift: Tree          # Φ_S
   weights: Tree              # the parts of Θ that are learned themselves (FT, affine parameters)
   base_learner: BaseLearner  # θ

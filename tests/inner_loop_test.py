@@ -143,7 +143,7 @@ def test_adapting_the_head_of_a_network_equals_the_dual_form():
 
 
 @pytest.mark.parametrize('options, message', [
-    ({'adapts': 'head'}, "adapts 'last_block' or 'all'"),
+    ({'adapts': 'head'}, "adapts 'last_block', 'all' or 'film'"),
     ({'gradient_order': 'implicit'}, "got 'all' and 'implicit'"),
     ({'steps': 0}, 'expected num_steps of at least 1, got 0')])
 def test_refuses(options, message):
@@ -174,7 +174,7 @@ def test_registering(monkeypatch):
   monkeypatch.setattr(inner_loop, 'LOOPS', dict(inner_loop.LOOPS))
   inner_loop.register('own', inner_loop.adapt_networks, adapts_network=True)
   assert inner_loop.find('own') == inner_loop.find('all')
-  with pytest.raises(ValueError, match='other than head, last_block, all, own, got .own.'):
+  with pytest.raises(ValueError, match='other than head, last_block, all, film, own, got .own.'):
     inner_loop.register('own', inner_loop.adapt_heads)
-  with pytest.raises(ValueError, match='adapts to be one of head, last_block, all, own, got .x.'):
+  with pytest.raises(ValueError, match='one of head, last_block, all, film, own, got .x.'):
     inner_loop.find('x')

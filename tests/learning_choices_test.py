@@ -15,7 +15,7 @@ from tests.phases import changed, finite_differences, smooth_network
 
 
 @pytest.mark.parametrize('make, message', [
-    (lambda: Learn('all'), "expected learn to be one of ss, ft, head, none, got 'all'"),
+    (lambda: Learn('all'), "expected learn to be one of ss, ft, affine, head, none, got 'all'"),
     (lambda: Learn(scope='first'), "expected scope to be one of all, last_block, got 'first'"),
     (lambda: Learn(inner_lr='each'), 'expected inner_lr to be one of fixed, scalar, per_step'),
     (lambda: Learn(scaled='some'), 'expected scaled to be one of published, every'),
@@ -28,7 +28,7 @@ def test_a_choice_that_there_is_not_is_refused_where_it_is_made(make, message):
 
 
 @pytest.mark.parametrize('learn, inner, why', [
-    ({}, {'adapts': 'body'}, "expected adapts to be one of head, last_block, all, got 'body'"),
+    ({}, {'adapts': 'body'}, "adapts to be one of head, last_block, all, film, got 'body'"),
     ({'learn': 'head', 'scope': 'last_block'}, {},
      'scope=last_block with learn=head: .* neither is'),
     ({'learn': 'none', 'norm': True}, {}, 'learn_norm with learn=none'),

@@ -1,5 +1,7 @@
 """Flags of images, and of the directories that a run reads and writes; and the data set."""
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl.flags import FlagValues
 
@@ -14,8 +16,8 @@ WORKDIR = Flag('workdir', 'Directory of the run; a run found there is resumed.',
                required=True)
 
 DATASET = Flag('dataset', f'Data set: one of {", ".join(data.NAMES)}.', str, 'glyphs')
-IMAGE_SIZE = Flag('image_size', "Side of the images in pixels; by default the data set's own.",
-                  int, least=16, most=512)
+IMAGE_SIZE = Flag('image_size', 'Side of the images in pixels; by default as in the run that is '
+                  "gone on from, or the data set's own.", int, least=16, most=640)
 SOURCE: Flags = (
     DATASET,
     Flag('data_dir', 'Folder with the archive or images of the data set; never written to.', Path,
@@ -66,20 +68,29 @@ PRETRAIN: Flags = (
 META_TRAIN: Flags = augmentation(MetaTrainConfig)
 
 
-def load_dataset(values: FlagValues, name: str | None = None) -> types.Dataset:
+def load_dataset(values: FlagValues, name: str | None = None,
+                 run: Mapping[str, Any] | None = None) -> types.Dataset:
   """Loads the data set that the flags name, and keeps, turns and crops what they say.
 
   Args:
     values: parsed flags; SOURCE, and CLASSES where the command has them.
     name: of the data set, where --dataset is not what decides it.
+    run: settings of the run that is gone on from: its images have the size and the channels that
+      those of the data set are given.
 
   Raises:
     ValueError: an unknown name, or data that is missing, damaged or not as expected.
   """
+  size, channels = values.image_size, None
+  if run is not None:
+    channels = run['image_shape'][2]
+    if size is None and values.center_crop is None:
+      size = run['image_shape'][0]
   dataset = hosts.in_turn(lambda: data.load(
       name or values.dataset, data_dir=values.data_dir, cache_dir=values.cache_dir,
-      image_size=values.image_size, split_file=values.split_file,
-      skip_broken=values.skip_broken_images))
+      image_size=size, split_file=values.split_file, skip_broken=values.skip_broken_images))
+  if channels is not None:
+    dataset = transforms.with_channels(dataset, channels)
   dataset = transforms.choose_classes(dataset, value_of(values, BASE_CLASSES))
   if value_of(values, ROTATED_CLASSES):
     dataset = transforms.rotate_train_classes(dataset)
@@ -88,8 +99,33 @@ def load_dataset(values: FlagValues, name: str | None = None) -> types.Dataset:
   return transforms.center_crop(dataset, values.center_crop)
 
 
+def load_target(values: FlagValues, name: str, image_size: int | None,
+                channels: int | None) -> types.Dataset:
+  """Loads a data set in the form that a network takes.
+
+  Args:
+    values: parsed flags; SOURCE.
+    name: of the data set.
+    image_size: side of its images in pixels; None for its own.
+    channels: of its images; None for as many as it has.
+
+  Raises:
+    ValueError: data that is missing, damaged or not as expected.
+  """
+  dataset = hosts.in_turn(lambda: data.load(
+      name, data_dir=values.data_dir, cache_dir=values.cache_dir, image_size=image_size,
+      split_file=values.split_file if name == 'folder' else None,
+      skip_broken=values.skip_broken_images))
+  return dataset if channels is None else transforms.with_channels(dataset, channels)
+
+
 def augmentation_of(values: FlagValues, dataset: types.Dataset) -> dict[str, int | bool]:
-  """Returns `crop_padding` in pixels and `flip`, which the data set decides if no flag does."""
+  """Returns `crop_padding` in pixels and `flip`, which the data set decides if no flag does.
+
+  Args:
+    values: parsed flags, those of `augmentation` among them.
+    dataset: its image size and its `flip` are read.
+  """
   padding, flip = values.crop_padding, values.flip
   return {'crop_padding': dataset.train.images.shape[1] // 8 if padding is None else padding,
           'flip': dataset.flip if flip is None else flip}

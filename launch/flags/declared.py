@@ -77,12 +77,13 @@ def read(config: Callable[..., T], declared: Sequence[Flag], values: flags.FlagV
     config: its class.
     declared: flags; those of other configs, and those that the command does not have, are passed
       over.
-    values: parsed flags.
+    values: parsed flags; one that has no value leaves the default of its field.
     **others: fields that no flag sets as it stands.
   """
-  fields = {flag.field: values[flag.name].value for flag in declared
-            if flag.config is config and flag.name in values}
-  return config(**fields | others)
+  found = {flag.field: values[flag.name].value for flag in declared
+           if flag.config is config and flag.name in values}
+  given = {field: value for field, value in found.items() if value is not None}
+  return config(**given | others)
 
 
 def parse(groups: Groups, arguments: Sequence[str], *, require: bool = True) -> flags.FlagValues:
@@ -112,13 +113,22 @@ def parse(groups: Groups, arguments: Sequence[str], *, require: bool = True) -> 
 
 
 def flatten(groups: Groups) -> Iterator[Flag]:
-  """Iterates over the flags of all groups."""
+  """Iterates over the flags of all groups.
+
+  Args:
+    groups: in the order of --help.
+  """
   for group in groups.values():
     yield from group
 
 
 def value_of(values: flags.FlagValues, flag: Flag) -> Any:
-  """Returns the value of a flag; its default where the command does not have that flag."""
+  """Returns the value of a flag; its default where the command does not have that flag.
+
+  Args:
+    values: parsed flags.
+    flag: the flag.
+  """
   return values[flag.name].value if flag.name in values else flag.default
 
 

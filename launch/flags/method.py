@@ -3,6 +3,7 @@ from absl.flags import FlagValues
 
 from mtl_jax import inner_loop, types
 from mtl_jax.configs import InnerLoop, Learn, MetaTrainConfig
+from mtl_jax.weights import public_names
 
 from . import data, machine, task
 from .declared import Flag, Flags, of_field, read
@@ -38,9 +39,14 @@ LEARN: Flags = (
     of_field(Learn, 'temperature', 'With --feature_norm=l2: learn that length.',
              name='learn_temperature'),
     of_field(Learn, 'scaled', 'Layers that are scaled and shifted: those of the paper, or all.'),
+    of_field(Learn, 'scale_per', 'One scale for each kernel slice, as in the paper, or for each '
+             'output channel; by default slice, of public networks channel.', default=None),
     of_field(Learn, 'replace_bias', "Shifts replace the biases, as in the authors' TensorFlow "
              'code, and do not add to them.'),
 )
+
+# Networks whose kernels are mostly 1x1 or dense, where a scale per slice is one per weight.
+PER_CHANNEL = frozenset(name for kind in public_names.FORMATS.values() for name in kind.networks)
 
 HARD_TASKS = Flag('hard_tasks', 'Compose hard tasks of the classes that failed (HT meta-batch).',
                   bool, True)
@@ -59,24 +65,37 @@ OUTER: Flags = (
 
 
 def inner(values: FlagValues) -> InnerLoop:
-  """Returns the inner loop that the flags name; --batching is for the machine to decide."""
+  """Returns the inner loop that the flags name; --batching is for the machine to decide.
+
+  Args:
+    values: parsed flags.
+  """
   return read(InnerLoop, INNER, values)
 
 
-def learn(values: FlagValues) -> Learn:
-  """Returns what the outer loop learns by the flags."""
-  return read(Learn, LEARN, values)
+def learn(values: FlagValues, network: str = '') -> Learn:
+  """Returns what the outer loop learns by the flags.
+
+  Args:
+    values: parsed flags.
+    network: name of the backbone, which decides --scale_per where no flag does.
+  """
+  per = values.scale_per
+  if per is None:
+    per = 'channel' if values.outer == 'ss' and network in PER_CHANNEL else 'slice'
+  return read(Learn, LEARN, values, scale_per=per)
 
 
-def meta_train_config(values: FlagValues, dataset: types.Dataset) -> MetaTrainConfig:
+def meta_train_config(values: FlagValues, dataset: types.Dataset,
+                      network: str = '') -> MetaTrainConfig:
   """Returns the settings of meta-training that the flags name.
 
   Args:
-    values: parsed flags of meta-training; with --nohard_tasks there are none, whatever their
-      number.
+    values: parsed flags of meta-training; --nohard_tasks counts more than --num_hard_tasks.
     dataset: decides the padding and the flips where no flag does.
+    network: name of the backbone, which decides --scale_per where no flag does.
   """
   declared = (*OUTER, *data.META_TRAIN, machine.MICROBATCH, task.WAY, task.SHOT, task.QUERY)
   num_hard_tasks = values.num_hard_tasks if values.hard_tasks else 0
-  return read(MetaTrainConfig, declared, values, inner=inner(values), learn=learn(values),
+  return read(MetaTrainConfig, declared, values, inner=inner(values), learn=learn(values, network),
               num_hard_tasks=num_hard_tasks, **data.augmentation_of(values, dataset))

@@ -1,4 +1,5 @@
 """Flags of the network, of what tasks see of its features, and of its pre-training."""
+from collections.abc import Mapping
 from typing import Any
 
 from absl.flags import FlagValues
@@ -12,7 +13,10 @@ from .declared import Flag, Flags, of_field, read, value_of
 # With the rate of the others ResNet-12, whose shortcuts have no batch norm, diverges at once.
 _LR = {'resnet12': 0.02}
 
-BACKBONE = Flag('backbone', f'Network: one of {", ".join(backbones.NAMES)}.', str, 'conv4')
+BACKBONE = Flag('backbone', f'Network: one of {", ".join(backbones.NAMES)}; or one of your own, as '
+                'package.module:function.', str, 'conv4')
+OWN_BACKBONE = BACKBONE._replace(default=None, help='Of a run whose network is of your own: '
+                                 'package.module:function, which made it.')
 WIDTH = Flag('width', 'Channels of the first block of the network; by default as published.', int,
              least=1)
 NORM_AFFINE = Flag('norm_affine', 'Train a scale and an offset in batch norm, or none; by '
@@ -48,6 +52,27 @@ PRETRAIN: Flags = (
 )
 
 
+def backbone_name(values: FlagValues) -> str | None:
+  """Returns the network that --backbone names, and makes one of the user's own known.
+
+  Args:
+    values: parsed flags.
+
+  Returns:
+    Its name, or None where the flag has no value.
+
+  Raises:
+    ValueError: there is no such network.
+  """
+  name = values.backbone
+  if name is not None and ':' in name:
+    backbones.register_function(name)
+  elif name is not None and name not in backbones.NAMES:
+    raise ValueError(f'expected backbone to be one of {", ".join(backbones.NAMES)}, or '
+                     f'package.module:function, got {name!r}')
+  return name
+
+
 def kept_from(run: str) -> Flags:
   """Declares the flags of what an earlier run has decided for a network, and may be changed.
 
@@ -60,16 +85,56 @@ def kept_from(run: str) -> Flags:
 
 
 def backbone_options(values: FlagValues) -> dict[str, Any]:
-  """Returns the options of `backbones.create` that the flags of pre-training name."""
-  options = {'name': values.backbone, 'width': values.width,
-             'compute_dtype': values.compute_dtype}
+  """Returns the options of `backbones.create` that the flags of pre-training name.
+
+  Args:
+    values: parsed flags of pre-training.
+
+  Raises:
+    ValueError: there is no such network, or it is the user's own and has no such options.
+  """
+  name = backbone_name(values)
+  if name is not None and ':' in name:
+    if values.width is not None or values.norm_affine is not None:
+      raise ValueError(f'--width and --norm_affine do not go with {name}, which is made by itself')
+    return {'name': name}
+  options = {'name': name, 'width': values.width, 'compute_dtype': values.compute_dtype}
   return options if values.norm_affine is None else options | {'norm_affine': values.norm_affine}
 
 
+def check_backbone(options: Mapping[str, Any]) -> None:
+  """Refuses options that a built-in network cannot be made with, whatever the images.
+
+  Args:
+    options: of `backbones.create`.
+
+  Raises:
+    ValueError: such an option.
+  """
+  if options['name'] in backbones.NAMES:
+    size = backbones.published_size(options['name'])
+    backbones.create(image_shape=(size, size, 3), **options)
+
+
 def readout_options(values: FlagValues) -> dict[str, Any]:
-  """Returns those options of `backbones.read_out` that were given."""
+  """Returns those options of `backbones.read_out` that were given.
+
+  Args:
+    values: parsed flags.
+  """
   found = {option: value_of(values, flag) for option, flag in READOUT.items()}
   return {option: value for option, value in found.items() if value is not None}
+
+
+def read_out(backbone: types.Backbone, values: FlagValues) -> types.Backbone:
+  """Returns a backbone with the features in the form that the flags name, if any.
+
+  Args:
+    backbone: of a run, in the form that it was trained with.
+    values: parsed flags; READOUT.
+  """
+  options = readout_options(values)
+  return backbones.read_out(backbone, **options) if options else backbone
 
 
 def pretrain_config(values: FlagValues, dataset: types.Dataset) -> PretrainConfig:

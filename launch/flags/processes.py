@@ -93,7 +93,7 @@ def _check_together(values: FlagValues, missing: list[str]) -> None:
 def wait_for_first(coordinator: str, seconds: float = 300) -> None:
   """Waits until process 0 listens.
 
-  JAX itself would abort the process, with a stack trace, if it did not.
+  Where nothing listens, JAX itself would abort this process with a stack trace.
 
   Args:
     coordinator: HOST:PORT of process 0, which may start later than this one.

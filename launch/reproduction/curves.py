@@ -61,7 +61,7 @@ def write(workdir: str, jobs: Sequence[Any]) -> dict[str, dict[str, Any]]:
 
   Args:
     workdir: of the reproduction, with those of its rows in it.
-    jobs: its rows, each a `rows.Job`; those without a meta-training are left out.
+    jobs: its rows, each a `rows.Job`; those of `ss_all` and `ss_all_ht` are drawn.
 
   Returns:
     Shot -> what was drawn, as `plot` takes it.

@@ -33,7 +33,11 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def show(results: Mapping[str, Any]) -> None:
-  """Prints the tables, what rows gain over others, and how the figures came about."""
+  """Prints the tables, what rows gain over others, and how the figures came about.
+
+  Args:
+    results: of the reproduction, as in its `results.json`.
+  """
   for shot in results['shots']:
     header, rows = _table(results, shot)
     tables.show_columns(f'{results["dataset"]}, 5-way {shot}-shot', header, rows)
@@ -42,7 +46,11 @@ def show(results: Mapping[str, Any]) -> None:
 
 
 def published_dataset(results: Mapping[str, Any]) -> str:
-  """Returns the data set whose published figures stand beside ours."""
+  """Returns the data set whose published figures stand beside ours.
+
+  Args:
+    results: of the reproduction, as in its `results.json`.
+  """
   names = (results['dataset'], results['table'])
   return next((name for name in names if name in paper.SHOTS), 'fc100')
 

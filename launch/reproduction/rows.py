@@ -69,7 +69,11 @@ def row_presets(table: str) -> tuple[str, ...]:
 
 
 def jobs(request: Request) -> list[Job]:
-  """Lists the runs of a table, those of one number of shots together."""
+  """Lists the runs of a table, those of one number of shots together.
+
+  Args:
+    request: what shall be reproduced.
+  """
   return [Job(preset, shot, seed) for shot in request.shots
           for preset in row_presets(request.table) for seed in request.seeds]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import errors, nnx
 
 from mtl_jax import scale_shift
-from mtl_jax.backbones import cuts
+from mtl_jax.backbones import cuts, gains
 from mtl_jax.types import Backbone, BackboneVars, Tree
 
 ImageShape = tuple[int, int, int]  # (H, W, C)
@@ -104,7 +104,7 @@ def from_linen(module: nn.Module, image_shape: ImageShape, *, last_block: str | 
   """
   init, apply = _linen_functions(module, image_shape)
   backbone = from_functions(init, apply, image_shape, last_block=last_block, unscaled=unscaled)
-  backbone = backbone._replace(cut=_cut(apply, backbone))
+  backbone = backbone._replace(cut=_cut(apply, backbone), scales_outputs=True)
   if by_patches is None:
     return backbone
   _check_twin(by_patches, backbone)
@@ -144,11 +144,12 @@ def _linen_functions(module, image_shape):
   def apply(backbone_vars, images, batch_stats_mode):
     variables = {'params': backbone_vars.params, 'batch_stats': backbone_vars.batch_stats}
     arguments = (images, batch_stats_mode) if takes_mode else (images,)
-    if batch_stats_mode == 'running':
-      # Nothing is mutable, so linen raises if the module changes its statistics all the same.
-      return module.apply(variables, *arguments), backbone_vars.batch_stats
-    output, changed = module.apply(variables, *arguments, mutable=['batch_stats'])
-    return output, changed.get('batch_stats', {})
+    with gains.applied(backbone_vars.params):
+      if batch_stats_mode == 'running':
+        # Nothing is mutable, so linen raises if the module changes its statistics all the same.
+        return module.apply(variables, *arguments), backbone_vars.batch_stats
+      output, changed = module.apply(variables, *arguments, mutable=['batch_stats'])
+      return output, changed.get('batch_stats', {})
 
   return init, apply
 

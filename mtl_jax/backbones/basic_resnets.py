@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-25: stages of basic blocks (two convolutions and an addition)."""
+"""ResNet-18 for small images, and ResNet-25: stages of blocks of two convolutions."""
 from typing import Any
 
 import flax.linen as nn
@@ -10,13 +10,13 @@ from mtl_jax.backbones.modules import Conv, Stage, batch_norm, conv1x1, conv3x3_
 from mtl_jax.backbones.pooling import global_average
 
 
-class ResNet18(nn.Module):
+class ResNet18Small(nn.Module):
   """Maps images to 512 features; 11.17 M weights; 64-128-256-512 channels, two blocks each.
 
   Its stem is made for small images: a 3x3 convolution at full resolution, in place of the 7x7
-  convolution with stride 2 and the max-pool that ImageNet's ResNet-18 begins with. So the last map
-  is an eighth of the image and not a thirty-second. (The authors enlarge images to 224 pixels for
-  ImageNet's stem.) An image of 224 pixels costs some 15 times as much as with ImageNet's stem.
+  convolution with stride 2 and the max-pool that `resnet18`, ImageNet's, begins with. So the last
+  map is an eighth of the image and not a thirty-second. (The authors enlarge images to 224 pixels
+  for ImageNet's stem.) An image of 224 pixels costs some 15 times as much as with ImageNet's stem.
 
   References: He et al., CVPR 2016, arXiv 1512.03385.
   """
@@ -32,7 +32,8 @@ class ResNet18(nn.Module):
     x = conv3x3_layer(self.width, 1, self.dtype, self.conv, 'stem')(x)
     x = relu(batch_norm(batch_stats_mode, *options, 'stem_bn')(x))
     for i, stride in enumerate((1, 2, 2, 2)):
-      stage = Stage(_Block, 2, self.width * 2**i, stride, *options, self.conv, name=f'stage{i + 1}')
+      stage = Stage(BasicBlock, 2, self.width * 2**i, stride, *options, self.conv,
+                    name=f'stage{i + 1}')
       x = stage(x, batch_stats_mode)
     return global_average(x)
 
@@ -56,12 +57,12 @@ class ResNet25(nn.Module):
     x = conv3x3_layer(max(1, self.width // 2), 1, self.dtype, self.conv, 'stem', use_bias=True)(x)
     x = relu(batch_norm(batch_stats_mode, *options, 'stem_bn')(x))
     for i in range(3):
-      stage = Stage(_Block, 4, self.width * 2**i, 2, *options, self.conv, name=f'stage{i + 1}')
+      stage = Stage(BasicBlock, 4, self.width * 2**i, 2, *options, self.conv, name=f'stage{i + 1}')
       x = stage(x, batch_stats_mode)
     return global_average(x)
 
 
-class _Block(nn.Module):
+class BasicBlock(nn.Module):
   """conv -> batch norm -> ReLU -> conv -> batch norm; plus the shortcut; then ReLU."""
   width: int
   stride: int

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.backbones import winograd
+from mtl_jax.backbones import depthwise, winograd
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 _ONE_PIXEL = ((1, 1), (1, 1))  # padding of a 3x3 kernel that keeps height and width
@@ -18,13 +18,14 @@ _FEW_CHANNELS = 3
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
-  """Convolves as `lax.conv_general_dilated` does; plain 3x3 kernels in a form that is fast on CPU.
+  """Convolves as `lax.conv_general_dilated` does; on a CPU, common kernels in a form fast there.
 
   A 3x3 kernel is plain if it is padded by one pixel, neither dilated nor grouped. On a CPU it is
   computed by `conv3x3`, or, where channels and tiles are many, by Winograd's algorithm, which
   rounds five times as coarsely (`winograd`). A plain kernel that strides is then computed at every
   pixel and thinned out: four times the work of that layer in the direct form, yet without the
-  gradients that are dozens of times slower in a loop.
+  gradients that are dozens of times slower in a loop. A depthwise kernel is a sum of shifted
+  products there (`depthwise`).
 
   Args:
     x: [B, H, W, c_in].
@@ -36,9 +37,12 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options:
   Returns:
     [B, H', W', c_out].
   """
-  if _is_plain_3x3(x, kernel, strides, padding, options) and jax.default_backend() == 'cpu':
-    faster: Any = winograd.conv3x3 if _winograd_pays(x, *kernel.shape[2:]) else conv3x3
-    return faster(x, kernel)[:, ::strides[0], ::strides[1]]
+  if jax.default_backend() == 'cpu':
+    if _is_plain_3x3(x, kernel, strides, padding, options):
+      faster: Any = winograd.conv3x3 if _winograd_pays(x, *kernel.shape[2:]) else conv3x3
+      return faster(x, kernel)[:, ::strides[0], ::strides[1]]
+    if depthwise.is_depthwise(x, kernel, options):
+      return depthwise.conv(x, kernel, strides, padding)
   return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -207,3 +211,22 @@ def _relu_jvp(slope, primals, tangents):
   (x,), (tangent,) = primals, tangents
   y = relu(x, slope)
   return y, jnp.where(y > 0, tangent, slope * tangent if slope else 0)
+
+
+@jax.custom_jvp
+def relu6(x: jax.Array) -> jax.Array:
+  """Clips to [0, 6]; the derivative is read off the output, as in `relu`, and is 0 at both ends.
+
+  Args:
+    x: any shape.
+
+  Returns:
+    An array like x.
+  """
+  return jnp.clip(x, 0, 6)
+
+
+@relu6.defjvp
+def _relu6_jvp(primals, tangents):
+  y = relu6(primals[0])
+  return y, jnp.where((y > 0) & (y < 6), tangents[0], 0)

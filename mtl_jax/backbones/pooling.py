@@ -46,6 +46,25 @@ def max_pool(x: jax.Array) -> jax.Array:
   return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
 
 
+def max_pool3x3(x: jax.Array) -> jax.Array:
+  """Returns the maximum of each 3x3 patch, every second pixel, padded by one: rows, then columns.
+
+  As in `max_pool`, it is written as maxima of pairs; x is not negative, so zeros pad it.
+
+  Args:
+    x: [B, H, W, C], of at least 0 everywhere.
+
+  Returns:
+    [B, ceil(H / 2), ceil(W / 2), C].
+  """
+  for axis in (1, 2):
+    end = 2 * ((x.shape[axis] + 1) // 2) - 1  # of the last place that a patch begins at, plus one
+    x = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
+    first, second, third = (jax.lax.slice_in_dim(x, i, i + end, 2, axis) for i in range(3))
+    x = jnp.maximum(jnp.maximum(first, second), third)
+  return x
+
+
 def add_and_pool(x: jax.Array, shortcut: jax.Array, slope: float) -> jax.Array:
   """Computes the largest relu(x) + shortcut of each 2x2 patch; drops an odd last row or column.
 

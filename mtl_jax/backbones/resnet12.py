@@ -15,8 +15,8 @@ _SLOPE = 0.1  # of leaky ReLU
 class ResNet12(nn.Module):
   """Maps images to 512 features by global average pooling, so any size from 16 pixels works.
 
-  7.99 M weights; the 12 main convolutions have 0.871 M scales and shifts. Batch norm has no affine
-  parameters unless `norm_affine`.
+  It has 7.99 M weights; its 12 main convolutions have 0.871 M scales and shifts. Batch norm has no
+  affine parameters unless `norm_affine`.
   """
   width: int = 64
   norm_affine: bool = False

@@ -13,7 +13,7 @@ _SLOPE = 0.1  # of leaky ReLU
 
 
 class ResNet12Wide(nn.Module):
-  """Maps images to 640 features; 12.42 M weights. Without DropBlock.
+  """Maps images to 640 features; 12.42 M weights, without DropBlock.
 
   Unlike `ResNet12` its convolutions have no bias, its shortcuts have a batch norm, and its blocks
   end in an activation.

@@ -11,7 +11,7 @@ from mtl_jax.backbones.pooling import global_average
 
 
 class WideResNet28(nn.Module):
-  """Maps images to 640 features; 36.5 M weights. Without dropout.
+  """Maps images to 640 features; 36.5 M weights, without dropout.
 
   `width` is that of the first stage; the stem has a tenth of it. The last map is a quarter of the
   image.

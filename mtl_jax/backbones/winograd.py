@@ -87,7 +87,7 @@ conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 
 @jax.custom_vjp
 def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-  """Computes the gradient of such a convolution to its kernel.
+  """Computes the gradient of `conv3x3` to its kernel.
 
   Args:
     x: [B, H, W, c_in], what the kernel was convolved with.

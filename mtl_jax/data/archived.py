@@ -28,7 +28,7 @@ CONNECT_SECONDS = 2.0
 
 
 class Recipe(NamedTuple):
-  """What distinguishes one such set from another."""
+  """What distinguishes one archived set from another."""
   read: Callable[[pathlib.Path], dict[str, pools.Classes]]  # archive or folder -> classes by split
   url: str
   sources: tuple[str, ...]  # names of the archive and of its extracted folder, sought in data_dir
@@ -51,7 +51,12 @@ RECIPES = {
 def load(name: str, data_dir: str | os.PathLike | None = None,
          cache_dir: str | os.PathLike | None = None,
          image_size: int | None = None) -> types.Dataset:
-  """Loads one of `RECIPES`; see `mtl_jax.data.load`."""
+  """Loads one of `RECIPES`; see `mtl_jax.data.load`.
+
+  Args:
+    name: a key of `RECIPES`.
+    data_dir, cache_dir, image_size: as there.
+  """
   recipe = RECIPES[name]
   size = recipe.image_size if image_size is None else image_size
   if size < 1:
@@ -84,6 +89,10 @@ def _resized(name: str, classes: dict[str, pools.Classes], size: int) -> types.D
 
 def find(data_dir: str | os.PathLike | None, names: Sequence[str]) -> pathlib.Path | None:
   """Returns the first of `names` (files or folders) that lies in `data_dir`, or None.
+
+  Args:
+    data_dir: folder to look in; None finds nothing.
+    names: in the order of preference.
 
   Raises:
     ValueError: `data_dir` is given and is not a folder.
@@ -217,8 +226,11 @@ def _read_split(builder: Any, split: str) -> pools.Classes:
 def check_reachable(url: str) -> None:
   """Fails within two seconds where a download would retry for minutes.
 
+  Args:
+    url: of the download.
+
   Raises:
-    ConnectionError: `url` does not answer.
+    ConnectionError: it does not answer.
   """
   problems = ['no answer']
 

@@ -29,7 +29,10 @@ FORMAT = 1  # Counts up when the layout of an entry changes.
 
 
 def directory(cache_dir: str | os.PathLike | None) -> pathlib.Path:
-  """Makes the cache directory, by default the per-user one.
+  """Makes the cache directory.
+
+  Args:
+    cache_dir: its path; None for the per-user one.
 
   Raises:
     ValueError: it cannot be written.
@@ -46,12 +49,20 @@ def directory(cache_dir: str | os.PathLike | None) -> pathlib.Path:
 
 
 def digest(key: Any) -> str:
-  """Computes a short name for a key made of JSON values."""
+  """Computes a short name for a key.
+
+  Args:
+    key: made of JSON values.
+  """
   return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint(paths: Iterable[str | os.PathLike]) -> list[list]:
-  """Lists path, size in bytes and time of change of each file: differs when one was replaced."""
+  """Lists path, size and time of change of each file; the list differs when one was replaced.
+
+  Args:
+    paths: of files that exist.
+  """
   found = []
   for path in sorted(str(p) for p in paths):
     stat = os.stat(path)
@@ -67,8 +78,7 @@ def load_or_build(name: str, key: dict[str, Any], build: Callable[[], types.Data
 
   Args:
     name: name of the data set, the first part of the entry's name.
-    key: everything that affects the result, as JSON values: version, image size, `fingerprint` of
-      the sources.
+    key: all that affects the result, as JSON values: version, image size, `fingerprint` of files.
     build: called without arguments when there is no sound entry.
     root: where entries lie, see `directory`.
 
@@ -99,8 +109,7 @@ def load_or_stream(name: str, key: dict[str, Any], read: Callable[[], pools.Stre
   Args:
     name: as in `load_or_build`.
     key: as in `load_or_build`.
-    read: returns the classes of each split, when there is no sound entry; all images are of one
-      shape.
+    read: called when there is no sound entry; returns the classes, all images of one shape.
     flip: as in types.Dataset.
     root: as in `load_or_build`.
 
@@ -108,8 +117,7 @@ def load_or_stream(name: str, key: dict[str, Any], read: Callable[[], pools.Stre
     The data set; its images are read-only and mapped from disk.
 
   Raises:
-    ValueError: the entry cannot be written. Here that is an error, as the images may not fit
-      elsewhere.
+    ValueError: the entry cannot be written: in memory the images might not fit.
   """
   key = {'format': FORMAT, 'name': name, **key}
   entry = root / f'{name}-{digest(key)}'
@@ -191,12 +199,9 @@ def _moments(normalization: types.Normalization) -> dict[str, list[float]]:
 
 def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]]
                   ) -> tuple[dict[str, Any], np.ndarray]:
-  """Writes a .npy file class after class.
+  """Writes a .npy file class after class; returns its part of `entry.json`, and counts of values.
 
   Plain writes, not a memory map: on a full disk they raise an error, where a map ends the process.
-
-  Returns:
-    What `entry.json` holds of the split, and the counts of its values.
   """
   names, sizes, shape, header, counts = [], [], (), 0, np.int64(0)
   with path.open('wb') as file:

@@ -64,8 +64,8 @@ def _open(path: str) -> Face:
 def choose_letters(faces: tuple[Face, ...], count: int) -> tuple[str, ...]:
   """Chooses letters of distinct shape.
 
-  Starts from the letter farthest from all others on average, and takes, again and again, the letter
-  that is farthest from those taken: argmax_letter min_taken distance(letter, taken).
+  The first is the letter farthest from all others on average. Each further one is the letter that
+  is farthest from those taken: argmax_letter min_taken distance(letter, taken).
 
   Args:
     faces: all faces of `load_faces`.
@@ -92,7 +92,14 @@ def choose_letters(faces: tuple[Face, ...], count: int) -> tuple[str, ...]:
 
 
 def candidates(faces: tuple[Face, ...]) -> tuple[str, ...]:
-  """Lists the letters of `ALPHABETS` in enough faces and wide enough; none with an accent."""
+  """Lists the letters of `ALPHABETS` that are wide enough, in enough faces; none with an accent.
+
+  Args:
+    faces: all faces of `load_faces`.
+
+  Returns:
+    The letters in the order of `ALPHABETS`.
+  """
   spans = [range(ord(first), ord(last) + 1) for first, last in ALPHABETS]
   letters = [chr(code) for span in spans for code in span]
   return tuple(

@@ -27,8 +27,14 @@ class ClassFiles(NamedTuple):
 def split_folders(tree: pathlib.Path) -> dict[str, list[pathlib.Path]]:
   """Lists the class folders in `tree/{train,val,test}`, sorted by name.
 
+  Args:
+    tree: folder of the data set.
+
+  Returns:
+    Split -> paths.
+
   Raises:
-    ValueError: train, val or test is missing; names it.
+    ValueError: train, val or test is missing (named).
   """
   missing = [split for split in pools.SPLITS if not (tree / split).is_dir()]
   if missing:
@@ -40,9 +46,15 @@ def split_folders(tree: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 
 def scan(folder: pathlib.Path) -> dict[str, str]:
-  """Lists the image files in a folder, with size and time of change of each, sorted by name.
+  """Lists the image files in a folder, sorted by name.
 
   A folder of 60,000 takes half a second.
+
+  Args:
+    folder: where the files lie; folders in it are not looked into.
+
+  Returns:
+    File name -> size and time of change.
   """
   found = {}
   with os.scandir(folder) as entries:
@@ -57,6 +69,9 @@ def scan(folder: pathlib.Path) -> dict[str, str]:
 def class_files(folder: pathlib.Path) -> ClassFiles:
   """Lists the image files of a class folder.
 
+  Args:
+    folder: whose name is that of the class.
+
   Raises:
     ValueError: there are none.
   """
@@ -68,14 +83,28 @@ def class_files(folder: pathlib.Path) -> ClassFiles:
 
 
 def fingerprint(files: Mapping[str, Sequence[ClassFiles]]) -> str:
-  """Computes a digest that differs when any file or class of any split does."""
+  """Computes a digest that differs when any file or class of any split does.
+
+  Args:
+    files: split -> its classes.
+  """
   return cache.digest({split: [(c.name, c.fingerprint) for c in classes]
                        for split, classes in files.items()})
 
 
 def decode_files(name: str, files: Mapping[str, Sequence[ClassFiles]], size: int,
                  skip_broken: bool) -> pools.Streams:
-  """Decodes the images of each class, uint8 [n, size, size, 3], in their turn; see `decode`."""
+  """Prepares the decoding of image files, class after class; see `decode`.
+
+  Args:
+    name: name of the data set, for warnings.
+    files: split -> its classes.
+    size: side of the results in pixels.
+    skip_broken: as in `decode`.
+
+  Returns:
+    Split -> iterator over (name of a class, its images uint8 [n, size, size, 3]).
+  """
   def decode_split(split: str) -> Iterator[tuple[str, np.ndarray]]:
     paths = ((c.name, [os.path.join(c.folder, file) for file in c.files]) for c in files[split])
     return decode(name, paths, lambda path: read_image(path, size), skip_broken)
@@ -136,6 +165,13 @@ def _sound(results: Iterable[np.ndarray | ValueError], skip_broken: bool,
 def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
   """Reads an image file, see `decode_image`.
 
+  Args:
+    path: of the file.
+    size: side of the result in pixels.
+
+  Returns:
+    uint8 [size, size, 3].
+
   Raises:
     ValueError: the file is missing, empty or broken.
   """
@@ -169,7 +205,11 @@ def decode_image(file: str | os.PathLike | BinaryIO, name: str, size: int) -> np
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-  """Converts any image to RGB: 16 bits are scaled to 8, transparency is laid over white."""
+  """Converts any image to RGB: 16 bits are scaled to 8, transparency is laid over white.
+
+  Args:
+    image: of any mode.
+  """
   if image.mode.startswith('I'):  # 16-bit grey; `convert` would clip at 255.
     values = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
     image = Image.fromarray(np.rint(values / 257).astype(np.uint8))

@@ -43,7 +43,13 @@ class Layout(NamedTuple):
 def load(name: str, layouts: tuple[Layout, ...], data_dir: str | os.PathLike | None,
          cache_dir: str | os.PathLike | None, image_size: int | None,
          skip_broken: bool) -> types.Dataset:
-  """Loads the first of `layouts` that lies in `data_dir`; see `mtl_jax.data.load`."""
+  """Loads the first of `layouts` that lies in `data_dir`; see `mtl_jax.data.load`.
+
+  Args:
+    name: 'mini_imagenet' or 'tiered_imagenet'.
+    layouts: of that set, in the order of preference.
+    data_dir, cache_dir, image_size, skip_broken: as there.
+  """
   size = SIZE if image_size is None else image_size
   if size < 1:
     raise ValueError(f'{name}: expected image_size of at least 1 pixel, got {image_size}')
@@ -98,7 +104,14 @@ def _counted(name: str, split: str,
 
 
 def open_folders(request: Request) -> Source:
-  """Opens class folders `{train,val,test}/WORDNET_ID/*`; no other folder may lie beside them."""
+  """Opens class folders `{train,val,test}/WORDNET_ID/*`; no other folder may lie beside them.
+
+  Args:
+    request: what to read.
+
+  Raises:
+    ValueError: a split is missing, a class has no image, or the classes are not those of the set.
+  """
   folders = image_files.split_folders(request.root)
   imagenet_classes.check_wordnet_ids(request.name, f'data_dir {request.root}', {
       split: [path.name for path in paths] for split, paths in folders.items()})
@@ -135,7 +148,11 @@ def by_label(labels: np.ndarray | list, count: int, where: pathlib.Path) -> dict
 
 
 def as_integers(listed: Any) -> np.ndarray:
-  """Converts a list or array of integers to an array [n]; anything else to an empty one."""
+  """Converts a list or array of integers to an array [n]; anything else to an empty one.
+
+  Args:
+    listed: anything that was unpickled.
+  """
   try:
     array = np.asarray(listed)
   except ValueError:  # Lists of lists of different lengths.
@@ -168,12 +185,20 @@ def field(content: Any, name: str, kinds: Any, where: pathlib.Path, default: Any
 
 
 def text(name: Any) -> str:
-  """Converts the name of a class, or a key, which Python 2 may have left as bytes, to text."""
+  """Converts a name, which Python 2 may have left as bytes, to text.
+
+  Args:
+    name: of a class, or a key.
+  """
   return name.decode('latin1') if isinstance(name, bytes) else str(name)
 
 
 def check_images(images: np.ndarray, where: pathlib.Path) -> np.ndarray:
   """Checks that images are uint8 [n, H, W, 3], and returns them.
+
+  Args:
+    images: any array.
+    where: the file, for the message.
 
   Raises:
     ValueError: they are not.

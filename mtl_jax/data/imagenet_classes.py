@@ -125,7 +125,11 @@ NUM_IMAGES = {
 
 
 def is_wordnet_id(name: str) -> bool:
-  """Whether a class is named as in ImageNet, such as n01532829."""
+  """Whether a class is named as in ImageNet, such as n01532829.
+
+  Args:
+    name: of the class.
+  """
   return re.fullmatch(r'n\d{8}', name) is not None
 
 
@@ -138,8 +142,8 @@ def check_wordnet_ids(name: str, where: str, found: Mapping[str, Collection[str]
     found: split -> WordNet ids.
 
   Raises:
-    ValueError: a class is in two splits, in the wrong split, missing or unknown; names some of
-      each.
+    ValueError: a class is in two splits, in the wrong split, missing or unknown (some of each
+      are named).
   """
   known = CLASSES[name]
   home = {c: split for split in pools.SPLITS for c in known[split]}
@@ -173,7 +177,7 @@ def check_ids_or_counts(name: str, where: str, found: Mapping[str, Collection[st
     found: split -> WordNet ids, or any other names that tell classes of different splits apart.
 
   Raises:
-    ValueError: the classes do not match; names some of them.
+    ValueError: the classes do not match (some of them are named).
   """
   if any(is_wordnet_id(c) for split in pools.SPLITS for c in found[split]):
     check_wordnet_ids(name, where, found)

@@ -34,7 +34,12 @@ LABELLED = {'train': 'miniImageNet_category_split_train_phase_train.pickle',
 def load(name: str, data_dir: str | os.PathLike | None = None,
          cache_dir: str | os.PathLike | None = None, image_size: int | None = None,
          skip_broken: bool = False) -> types.Dataset:
-  """Loads miniImageNet; see `mtl_jax.data.load`."""
+  """Loads miniImageNet; see `mtl_jax.data.load`.
+
+  Args:
+    name: 'mini_imagenet'.
+    data_dir, cache_dir, image_size, skip_broken: as there.
+  """
   return imagenet.load(name, LAYOUTS, data_dir, cache_dir, image_size, skip_broken)
 
 

@@ -46,14 +46,26 @@ def build(images: np.ndarray, labels: np.ndarray, num_classes: int) -> types.Ima
 
 
 def join(classes: Classes, normalization: types.Normalization | None = None) -> types.ImagePool:
-  """Joins the images of classes to one pool, in the order given."""
+  """Joins the images of classes to one pool, in the order given.
+
+  Args:
+    classes: at least one.
+    normalization: what the pool carries, if known already.
+  """
   sizes = np.array([len(images) for _, images in classes], np.int32)
   images = np.concatenate([images for _, images in classes])
   return types.ImagePool(images, offsets(sizes), sizes, normalization)
 
 
 def offsets(class_sizes: np.ndarray) -> np.ndarray:
-  """Computes the index of the first image of each class, int32 [classes]."""
+  """Computes the index of the first image of each class.
+
+  Args:
+    class_sizes: int [classes].
+
+  Returns:
+    int32 [classes].
+  """
   return (np.cumsum(class_sizes) - class_sizes).astype(np.int32)
 
 
@@ -73,7 +85,13 @@ def dataset(name: str, splits: Sequence[types.ImagePool], class_names: dict[str,
 
 
 def from_classes(name: str, splits: Mapping[str, Classes], flip: bool) -> types.Dataset:
-  """Makes a data set of the classes of each split; see `dataset`."""
+  """Makes a data set of the classes of each split; see `dataset`.
+
+  Args:
+    name: name of the data set.
+    splits: split -> its classes.
+    flip: whether a mirrored image is still of its class.
+  """
   names = {split: tuple(class_name for class_name, _ in splits[split]) for split in SPLITS}
   return dataset(name, [join(splits[split]) for split in SPLITS], names, flip)
 
@@ -115,7 +133,15 @@ def normalization_of(counts: np.ndarray) -> types.Normalization:
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-  """Resizes uint8 [n, H, W, C] to [n, size, size, C], bilinear, antialiased when shrinking."""
+  """Resizes images by bilinear interpolation, antialiased when they shrink.
+
+  Args:
+    images: uint8 [n, H, W, C], of 1 or 3 channels.
+    size: side of the results in pixels.
+
+  Returns:
+    uint8 [n, size, size, C]; the same array where the size is the same.
+  """
   if images.shape[1:3] == (size, size):
     return images
   out = np.empty((len(images), size, size, images.shape[-1]), np.uint8)

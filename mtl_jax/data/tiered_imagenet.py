@@ -29,7 +29,12 @@ Indices = dict[str, dict[str, np.ndarray]]  # split -> class -> indices of its i
 def load(name: str, data_dir: str | os.PathLike | None = None,
          cache_dir: str | os.PathLike | None = None, image_size: int | None = None,
          skip_broken: bool = False) -> types.Dataset:
-  """Loads tieredImageNet; see `mtl_jax.data.load`."""
+  """Loads tieredImageNet; see `mtl_jax.data.load`.
+
+  Args:
+    name: 'tiered_imagenet'.
+    data_dir, cache_dir, image_size, skip_broken: as there.
+  """
   return imagenet.load(name, LAYOUTS, data_dir, cache_dir, image_size, skip_broken)
 
 

@@ -11,6 +11,11 @@ from mtl_jax.data import pools
 NORMALIZATIONS = {
     'unit': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     'authors': ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
+    # Of public networks: what their pre-training normalised by.
+    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    'efficientnet_lite': ((127 / 255,) * 3, (128 / 255,) * 3),
+    'clip': ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
 
 _QUARTERS = range(4)  # turns by 90 degrees, counter-clockwise
@@ -85,7 +90,15 @@ def with_rotations(classes: pools.Classes) -> pools.Classes:
 
 
 def resize(dataset: types.Dataset, size: int) -> types.Dataset:
-  """Resizes all images to `size` pixels square; the normalisation is computed from them anew."""
+  """Resizes all images; the normalisation is computed from them anew.
+
+  Args:
+    dataset: any data set.
+    size: side of the results in pixels.
+
+  Returns:
+    The data set with images [n, size, size, C].
+  """
   resized = [pool._replace(images=pools.resize(np.asanyarray(pool.images), size))
              for pool in (dataset.train, dataset.val, dataset.test)]
   return pools.dataset(dataset.name, resized, dataset.class_names, dataset.flip)
@@ -114,12 +127,44 @@ def center_crop(dataset: types.Dataset, size: int) -> types.Dataset:
   return dataset._replace(train=train, val=val, test=test)
 
 
+def with_channels(dataset: types.Dataset, channels: int) -> types.Dataset:
+  """Repeats the channel of grey images, for a network that takes three.
+
+  Args:
+    dataset: images of 1 or 3 channels.
+    channels: 3; or what the images have, which changes nothing.
+
+  Returns:
+    The data set; each grey value stands in all channels.
+
+  Raises:
+    ValueError: images in colour for a network of grey images.
+  """
+  found = dataset.train.images.shape[-1]
+  if found == channels:
+    return dataset
+  if found != 1:
+    raise ValueError(f'expected images of {channels} channel{"s" if channels > 1 else ""}, as the '
+                     f'network takes, got {found} in {dataset.name}')
+  splits = {}
+  for split in ('train', 'val', 'test'):
+    pool = getattr(dataset, split)
+    normalization = pool.normalization
+    if normalization is not None:
+      normalization = types.Normalization(*(np.repeat(values, channels)
+                                            for values in normalization))
+    splits[split] = pool._replace(images=np.repeat(pool.images, channels, axis=-1),
+                                  normalization=normalization)
+  return dataset._replace(**splits)
+
+
 def normalized(dataset: types.Dataset, name: str) -> types.Dataset:
   """Changes what images are normalised by.
 
   Args:
     dataset: any data set.
-    name: "dataset" for the mean and deviation of its training images, or one of `NORMALIZATIONS`.
+    name: "dataset" for what it has, when loaded the mean and deviation of its training images; or
+      one of `NORMALIZATIONS`.
 
   Returns:
     The data set with that normalisation in all of its pools.

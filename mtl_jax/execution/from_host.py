@@ -21,7 +21,12 @@ from mtl_jax.types import Array, Backbone, BackboneVars, ImagePool
 
 
 def place(pool: ImagePool, *, layout: sharding.Layout | None = None) -> ImagePool:
-  """Returns the pool as it is: on the host, in memory or mapped from files."""
+  """Returns the pool as it is: on the host, in memory or mapped from files.
+
+  Args:
+    pool: NumPy arrays.
+    layout: not read.
+  """
   del layout
   return pool
 
@@ -42,7 +47,8 @@ def pretraining(root_key: Array, pool: ImagePool, *, backbone: Backbone, config:
     A context that yields `advance`.
 
   Raises:
-    ValueError: the images are no NumPy array, or not as many as the classes have.
+    ValueError: raised when the context is entered, where the images are no NumPy array, or not as
+      many as the classes have.
     OSError: raised by `advance` where images could not be read.
   """
   return _advancing(_pretraining(root_key, pool, backbone, config, layout))
@@ -91,7 +97,8 @@ def meta_training(root_key: Array, backbone_vars: BackboneVars, pool: ImagePool,
     A context that yields `advance`.
 
   Raises:
-    ValueError: the images are no NumPy array, or not as many as the classes have.
+    ValueError: raised when the context is entered, where the images are no NumPy array, or not as
+      many as the classes have.
     OSError: raised by `advance` where images could not be read.
   """
   return _advancing(_meta_training(root_key, backbone_vars, pool, backbone, config, layout))

@@ -37,7 +37,7 @@ def find_cut(backbone: Backbone, config: MetaTrainConfig) -> Cut | None:
   if head_alone and not learn.temperature:
     return Cut(functools.partial(backbone.features, batch_stats_mode='running'),
                lambda backbone_vars, features: features)
-  learned_at = {inner.adapts} | ({learn.scope} if learn.learn in ('ss', 'ft') else set())
+  learned_at = {inner.adapts} | ({learn.scope} if learn.learn in ('ss', 'ft', 'affine') else set())
   return backbone.cut if learned_at <= {'head', 'last_block'} else None
 
 
@@ -127,7 +127,7 @@ def compute(cut: Cut, backbone_vars: BackboneVars, dataset: Dataset, *,
 
   Returns:
     The data set with maps in place of images, and with nothing left to normalise: for `upper_part`.
-    They are on the device, or on the host where several devices are to have them.
+    The maps are on the device, or on the host where several devices are to have them.
   """
   @jax.jit
   def encode(backbone_vars, pool):

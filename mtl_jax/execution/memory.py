@@ -42,7 +42,14 @@ def stay_on_host(images: str, *pools: ImagePool, num_parts: int = 1) -> bool:
 
 
 def device_bytes(device: Any) -> int | None:
-  """Returns the memory that arrays may take on an accelerator in bytes, or None if unknown."""
+  """Returns the memory that arrays may take on an accelerator.
+
+  Args:
+    device: of JAX.
+
+  Returns:
+    Bytes, or None if unknown.
+  """
   return (device.memory_stats() or {}).get('bytes_limit')
 
 

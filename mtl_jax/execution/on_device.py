@@ -13,7 +13,12 @@ from mtl_jax.types import Array, Backbone, BackboneVars, ImagePool
 
 
 def place(pool: ImagePool, *, layout: sharding.Layout | None = None) -> ImagePool:
-  """Copies a pool to the device, or to several (`placement.place_pool`)."""
+  """Copies a pool to the device, or to several (`placement.place_pool`).
+
+  Args:
+    pool: of any arrays.
+    layout: devices of the run; None for one device.
+  """
   return placement.place_pool(pool, layout)
 
 

@@ -72,8 +72,8 @@ def split_rows(rows: Array, layout: Layout) -> jax.Array:
 def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
   """Copies an array to where `sharding` says.
 
-  As `jax.device_put`, which would compare the arrays of several processes with each other, at the
-  cost of sending them.
+  `jax.device_put` would do the same, but compare the arrays of several processes with each other,
+  at the cost of sending them.
 
   Args:
     x: any array, or typed random key; the same in every process.

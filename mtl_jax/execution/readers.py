@@ -69,9 +69,9 @@ def draw_hard_tasks(root_key: Array, places: ImagePool, failures: Array, steps: 
                     config: MetaTrainConfig) -> EpisodeIndices:
   """Draws which images make the hard tasks of several outer steps at once.
 
-  To be run on the device that holds `failures`, so that only indices are fetched. Classes are
-  weighted by logarithms, whose last bit may differ between a CPU and an accelerator: the device of
-  an in-memory run draws the tasks of that run.
+  It is to run on the device that holds `failures`, so that only indices are fetched. Classes are
+  weighted by logarithms, whose last bit may differ between a CPU and an accelerator: on the
+  device of an in-memory run they are drawn as in that run.
 
   Args:
     root_key: of the run; outer step t uses `meta_train.task_keys(root_key, t, config)`.
@@ -193,7 +193,11 @@ def chunks(pool: ImagePool, *, size: int) -> tuple[Callable[[int], np.ndarray], 
 
 
 def without_images(pool: ImagePool) -> ImagePool:
-  """Returns the pool with an empty tree for images, so that it may be an argument of a draw."""
+  """Returns the pool with an empty tree for images, so that it may be an argument of a draw.
+
+  Args:
+    pool: of any arrays.
+  """
   return pool._replace(images=())
 
 

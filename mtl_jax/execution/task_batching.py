@@ -23,7 +23,7 @@ def choose(choice: str, backbone: Backbone, backbone_vars: BackboneVars,
            config: MetaTrainConfig) -> Batching:
   """Chooses the batching of a meta-training.
 
-  Several processes must not come to different ones: let process 0 choose for all.
+  Several processes must not come to different choices: let process 0 choose for all.
 
   Args:
     choice: one of CHOICES; 'auto' measures where it pays, and takes 'loop' otherwise.

@@ -1,10 +1,11 @@
 """Every image of a split encoded once, by running statistics: its features need no other image."""
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtl_jax import augment, learnable, sharding
 from mtl_jax.types import Array, Backbone, BackboneVars, ImagePool, MetaParams, Normalization
@@ -72,6 +73,30 @@ def encode_images(network: BackboneVars, images: Array, normalization: Normaliza
   """
   normalized = augment.normalize(images, normalization)
   return backbone.features(network, normalized, batch_stats_mode='running')
+
+
+def encode_batches(network: BackboneVars, batches: Iterable[np.ndarray],
+                   normalization: Normalization | None, *, backbone: Backbone) -> np.ndarray:
+  """Computes the features of images that come batch by batch, by running statistics.
+
+  Args:
+    network: as `learnable.network` returns it.
+    batches: uint8 [B, H, W, C]; the last one may be shorter, and is padded, so that it compiles
+      nothing anew.
+    normalization: mean and deviation of images / 255.
+    backbone: maps images to features [B, d].
+
+  Returns:
+    float32 [n, d], on the host.
+  """
+  encode = jax.jit(functools.partial(encode_images, normalization=normalization,
+                                     backbone=backbone))
+  parts, most = [], 0
+  for batch in batches:
+    most = max(most, len(batch))
+    padded = np.pad(batch, ((0, most - len(batch)), (0, 0), (0, 0), (0, 0)))
+    parts.append(np.asarray(encode(network, padded))[:len(batch)])
+  return np.concatenate(parts)
 
 
 def encode_pool(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool, *,

@@ -239,7 +239,11 @@ def accuracies(meta_params: MetaParams, backbone_vars: BackboneVars, pool: Image
 
 
 def each_image_alone(config: MetaTestConfig) -> bool:
-  """Whether features depend on one image alone, so that they need to be computed only once."""
+  """Whether features depend on one image alone, so that they need to be computed only once.
+
+  Args:
+    config: settings.
+  """
   inner = config.inner
   return (inner.batch_stats_mode, config.flip_support, inner.adapts) == ('running', False, 'head')
 

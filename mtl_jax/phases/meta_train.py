@@ -57,7 +57,7 @@ def steps_per_cycle(config: MetaTrainConfig) -> int:
 
 
 def check_config(backbone: Backbone, backbone_vars: BackboneVars, config: MetaTrainConfig) -> None:
-  """Refuses settings that make no sense.
+  """Refuses settings that make no sense; warns of an implicit gradient short of the minimum.
 
   Args:
     backbone: the network that they are meant for.
@@ -65,7 +65,8 @@ def check_config(backbone: Backbone, backbone_vars: BackboneVars, config: MetaTr
     config: settings.
 
   Raises:
-    ValueError: as `steps_per_cycle` and `learnable.check_combination` say.
+    ValueError: as `steps_per_cycle`, `inner_loop.find` and `learnable.check_combination`; or an
+      inner rate that is to be learned and starts at 0.
   """
   steps_per_cycle(config)
   inner, learn = config.inner, config.learn
@@ -89,8 +90,8 @@ def init(backbone: Backbone, backbone_vars: BackboneVars, config: MetaTrainConfi
     config: settings.
 
   Returns:
-    A MetaState at step 0: Φ_S the identity, learned weights those of Θ, θ zero; what is not learned
-    is an empty tree in it.
+    A MetaState at step 0: Φ_S the identity, learned weights those of Θ, θ zero. What is not learned
+    is an empty tree in it, save θ.
   """
   meta_params = learnable.init(backbone, backbone_vars, config.way, config.learn, config.inner)
   opt_state = outer_loop.make_optimizer(config).init(meta_params)
@@ -189,8 +190,8 @@ def cycle(state: MetaState, root_key: Array, backbone_vars: BackboneVars, pool: 
           ) -> tuple[MetaState, dict[str, jax.Array]]:
   """Runs one hard-task cycle: K ordinary tasks, then K' hard tasks of the classes that failed.
 
-  A scan over outer steps; the collection of failure classes is its carry and starts empty in every
-  cycle.
+  It is a scan over outer steps; the collection of failure classes is part of its carry and starts
+  empty in every cycle.
 
   Args:
     state: before the cycle; donate it.

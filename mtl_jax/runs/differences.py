@@ -43,7 +43,11 @@ def find(there: Mapping[str, Any], here: Mapping[str, Any], within: str = '') ->
 
 
 def summarize(differences: Sequence[Difference]) -> str:
-  """Returns the first differences in one line, and how many more there are."""
+  """Returns the first differences in one line, and how many more there are.
+
+  Args:
+    differences: of `find`.
+  """
   named = [str(difference) for difference in differences[:MOST_NAMED]]
   more = len(differences) - len(named)
   return '; '.join(named + ([f'and {more} more'] if more else []))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mtl_jax import backbones, configs
+from mtl_jax import backbones, configs, learnable
 from mtl_jax.configs import MetaTrainConfig, PretrainConfig
 from mtl_jax.phases import meta_train
 from mtl_jax.runs import checkpoints, workdirs
@@ -56,7 +56,11 @@ def load(workdir: str | os.PathLike, image_shape: tuple[int, ...] | None = None,
   """
   workdir = os.fspath(workdir)
   settings = trained_settings(workdir)
-  trained_shape = tuple(settings['image_shape'])
+  height, width, channels = settings['image_shape']
+  trained_shape = (height, width, channels)
+  if image_shape is not None and takes_any_size(settings):
+    trained_shape = (image_shape[0], image_shape[1], trained_shape[2])
+    settings['image_shape'] = list(trained_shape)
   if image_shape is not None and tuple(image_shape) != trained_shape:
     raise ValueError(f'expected images of shape {trained_shape}, as {workdir} was trained on, got '
                      f'{tuple(image_shape)}; choose another --image_size, --center_crop or '
@@ -93,6 +97,26 @@ def _load_meta_params(workdir, network, backbone_vars, settings, readout):
                      'learned the temperature')
   like = jax.eval_shape(lambda v: meta_train.init(network, v, config).meta_params, backbone_vars)
   return checkpoints.load_tree(os.path.join(workdir, 'meta_params'), like)
+
+
+def network_of(run: FinishedRun) -> BackboneVars:
+  """Returns the network that a run has learned: Θ, with Φ_S after meta-training.
+
+  Args:
+    run: of `load`.
+  """
+  if run.meta_params is None:
+    return run.backbone_vars
+  return learnable.network(run.backbone_vars, run.meta_params)
+
+
+def takes_any_size(settings: Mapping[str, Any]) -> bool:
+  """Whether a run holds public weights as they came, so that images of any size may follow.
+
+  Args:
+    settings: of the run.
+  """
+  return bool(settings.get('imported', {}).get('any_size'))
 
 
 def trained_settings(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -139,7 +163,7 @@ def check_statistics(workdir: str, settings: Mapping[str, Any], *batch_stats_mod
   Args:
     workdir: of the finished run, to be named.
     settings: of that run.
-    *batch_stats_modes: 'running' or 'batch', as it is going to be used.
+    *batch_stats_modes: 'running' or 'batch', those that it is going to be used with.
 
   Raises:
     ValueError: one of them is 'running' and there are none.

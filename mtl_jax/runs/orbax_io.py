@@ -47,7 +47,12 @@ class KeepBest(NamedTuple):
   accuracies: Mapping[int, float | None]  # of each step; may grow while the policy is in use
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    """Whether each of orbax's `checkpoints` stays; the name and form are orbax's."""
+    """Whether each checkpoint stays; the name and form are orbax's.
+
+    Args:
+      checkpoints: orbax's, each with its step.
+      context: not read.
+    """
     del context
     steps = [checkpoint.step for checkpoint in checkpoints]
     measured = [(accuracy, step) for step in steps
@@ -111,7 +116,11 @@ def read_arrays(step_directory: str) -> dict[str, np.ndarray]:
 
 
 def reason(error: BaseException) -> str:
-  """Returns an error in one line, in the words of the operating system where it has some."""
+  """Returns an error in one line, in the words of the operating system where it has some.
+
+  Args:
+    error: of orbax, or of what it uses.
+  """
   cause = error
   while cause is not None:
     if isinstance(cause, OSError) and cause.strerror:

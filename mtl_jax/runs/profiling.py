@@ -11,8 +11,8 @@ _FIRST_TRACED = 2  # the first call compiles, which would drown the others
 class Trace:
   """Traces the second to the fourth call of a loop.
 
-  Writes `plugins/profile/TIME/*.xplane.pb`, which XProf opens, and `perfetto_trace.json.gz` beside
-  it.
+  It writes `plugins/profile/TIME/*.xplane.pb`, which XProf opens, and `perfetto_trace.json.gz`
+  beside it.
 
   Args:
     folder: where to write; None for no trace.

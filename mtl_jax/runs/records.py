@@ -33,7 +33,7 @@ def stream_key(seed: int, stream: Stream) -> jax.Array:
 
 def training_settings(command: str, dataset: Dataset, backbone: Mapping[str, Any], config: Config,
                       validation: Validation, seed: int) -> dict[str, Any]:
-  """Returns what is written to the settings.json of a training, and decides its outcome.
+  """Returns the settings that decide the outcome of a training, for its settings.json.
 
   Args:
     command: 'pretrain' or 'meta_train'.
@@ -138,5 +138,10 @@ def finish(workdir: str, settings: Mapping[str, Any], fitted: Fitted, layout: La
 
 
 def whole_calls(steps: int, steps_per_call: int) -> int:
-  """Rounds steps up to whole calls of a compiled loop."""
+  """Rounds steps up to whole calls of a compiled loop.
+
+  Args:
+    steps: that are asked for.
+    steps_per_call: of one call.
+  """
   return -(-steps // steps_per_call) * steps_per_call

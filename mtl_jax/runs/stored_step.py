@@ -88,7 +88,7 @@ def read_leaf_list(directory: str, step: int) -> dict[str, Any]:
 
 
 def leaf_list(step: int, arrays: dict[str, np.ndarray], accuracy: float | None) -> dict[str, Any]:
-  """Returns what JSON says of one step.
+  """Returns what is stored of one step as JSON, beside its arrays.
 
   Args:
     step: number of the step.

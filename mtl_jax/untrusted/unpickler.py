@@ -58,7 +58,11 @@ class Mapped(mmap.mmap):
 
   @classmethod
   def of(cls, content: bytes) -> 'Mapped':
-    """Copies bytes to where they can be read like a file."""
+    """Copies bytes to where they can be read like a file.
+
+    Args:
+      content: at least one byte.
+    """
     mapped = cls(-1, len(content))
     mapped[:] = content
     return mapped
@@ -80,7 +84,11 @@ class StandIn:
   became = None  # what it stood for, once its state is known
 
   def set_state(self, state: Any) -> Any:
-    """Takes the state in the file, and returns what the pickle goes on with instead of this."""
+    """Takes the state in the file, and returns what the pickle goes on with instead of this.
+
+    Args:
+      state: as unpickled; it may be anything.
+    """
     raise NotImplementedError
 
 
@@ -102,7 +110,15 @@ class Unpickler(PythonUnpickler):
     self._content = np.frombuffer(mapped, np.uint8)
 
   def find_class(self, module: str, name: str) -> Any:
-    """Looks up what stands in for a global; nothing is imported."""
+    """Looks up what stands in for a global; nothing is imported.
+
+    Args:
+      module: as the pickle names it.
+      name: as the pickle names it.
+
+    Raises:
+      Refused: nothing stands in for it.
+    """
     if (module, name) not in self._known:
       raise Refused(f"the global {f'{module}.{name}'[:100]!r}")
     return self._known[module, name]

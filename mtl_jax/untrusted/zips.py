@@ -16,7 +16,8 @@ def entries(archive: zipfile.ZipFile, most: int, deflated: bool) -> dict[str, zi
     Name -> entry, in the order of the archive.
 
   Raises:
-    Refused: two entries have the same name, are compressed otherwise, or announce more bytes.
+    Refused: two entries have the same name, one is compressed otherwise, or all of them together
+      announce more than `most`.
   """
   found: dict[str, zipfile.ZipInfo] = {}
   allowed = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} if deflated else {zipfile.ZIP_STORED}
@@ -36,6 +37,10 @@ def content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
   """Reads the bytes of an entry, no more than it announces, and checks their checksum.
 
   `archive.read` would not do: it may inflate 2 GB before it finds that they are too many.
+
+  Args:
+    archive: an open archive.
+    info: the entry, one of `entries`.
 
   Raises:
     Refused: the entry holds fewer bytes.

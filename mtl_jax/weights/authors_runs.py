@@ -43,7 +43,7 @@ def write(workdir: str, tensors: Mapping[str, np.ndarray], format: str, *, sourc
     way = _checked_way(len(found.meta_params.base_learner.bias), way, source)
   settings = authors_settings.settings_of(found, format, way=way or 5, shot=shot,
                                           image_size=image_size)
-  imported = {'format': format, 'digest': _digest(tensors),
+  imported = {'format': format, 'digest': digest(tensors),
               'running_statistics': format != 'tensorflow'}
   # The source is not among the settings: the same tensors from another file are the same run.
   workdirs.claim(workdir, settings | {'imported': imported})
@@ -121,8 +121,12 @@ def _checked_way(way: int, expected: int | None, source: str) -> int:
   return way
 
 
-def _digest(tensors: Mapping[str, np.ndarray]) -> int:
-  """Returns a checksum of all keys and numbers, the same from a file of any kind."""
+def digest(tensors: Mapping[str, np.ndarray]) -> int:
+  """Returns a checksum of all keys and numbers, the same from a file of any kind.
+
+  Args:
+    tensors: name -> array.
+  """
   digest = 0
   for key in sorted(tensors):
     content = np.ascontiguousarray(tensors[key]).tobytes()

@@ -10,14 +10,10 @@ Their TensorFlow code saves three dictionaries, `weights`, `ss_weights` and `fc_
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-import numpy as np
+from mtl_jax.weights.layouts import Layout
 
 Format = Literal['pytorch', 'tensorflow']
 FORMATS: dict[str, str] = {'pytorch': 'resnet25', 'tensorflow': 'resnet12'}  # -> our network
-
-# The order of the axes of a tensor there, where ours is [h, w, in, out] or, of a 1x1 kernel or a
-# classifier, [in, out]: 'oihw' and 'oi' as PyTorch has them, 'oi11' and '11io' of 1x1 kernels.
-Layout = Literal['same', 'oihw', 'oi11', '11io', 'oi']
 
 # PyTorch lists each of the two tensors of the base-learner twice: as a parameter of its module, and
 # in the list `vars`. Second name -> first.
@@ -60,44 +56,6 @@ def is_meta_trained(format: str, keys: Iterable[str]) -> bool:
   if format == 'pytorch':
     return any(key.endswith(('.mtl_weight', '.mtl_bias')) for key in keys)
   return any(key.startswith('ss_weights/') for key in keys)
-
-
-def to_ours(array: np.ndarray, layout: Layout) -> np.ndarray:
-  """Permutes the axes of a tensor of theirs into our order.
-
-  Args:
-    array: as in their file.
-    layout: its order of axes.
-
-  Returns:
-    A view.
-  """
-  if layout == 'oihw':
-    return array.transpose(2, 3, 1, 0)
-  if layout == 'oi11':
-    return array[:, :, 0, 0].T
-  if layout == '11io':
-    return array[0, 0]
-  return array.T if layout == 'oi' else array
-
-
-def to_theirs(array: np.ndarray, layout: Layout) -> np.ndarray:
-  """Permutes the axes of a leaf of ours into their order; undoes `to_ours`.
-
-  Args:
-    array: as in our trees.
-    layout: their order of axes.
-
-  Returns:
-    A view.
-  """
-  if layout == 'oihw':
-    return array.transpose(3, 2, 0, 1)
-  if layout == 'oi11':
-    return array.T[:, :, None, None]
-  if layout == '11io':
-    return array[None, None]
-  return array.T if layout == 'oi' else array
 
 
 def _pytorch(meta_trained: bool) -> Iterator[Place]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mtl_jax import backbones, learnable
 from mtl_jax.configs import InnerLoop, Learn
-from mtl_jax.weights import correspondence, paths
+from mtl_jax.weights import correspondence, layouts, paths
 from mtl_jax.weights.correspondence import Place
 from mtl_jax.weights.left_out import LeftOut, group, kind_of
 
@@ -30,7 +30,7 @@ def network_options(tensors: Mapping[str, np.ndarray], format: str) -> dict[str,
     format: 'pytorch' or 'tensorflow'.
 
   Returns:
-    Options of `backbones.create`; 'width' where it is not the published one.
+    Options of `backbones.create`; 'width' and 'norm_epsilon' where they are not its defaults.
 
   Raises:
     ValueError: the first layer is no convolution.
@@ -76,7 +76,7 @@ def check_names(tensors: Mapping[str, np.ndarray], known: Sequence[Place], forma
     The keys that have no place here, by kind.
 
   Raises:
-    ValueError: a tensor is missing or unexpected, or its two names have other values.
+    ValueError: a tensor is missing or unexpected, or the two names of one have different values.
   """
   missing = [place.key for place in known if place.key not in tensors]
   without_place = sorted(set(tensors) - {place.key for place in known})
@@ -85,8 +85,8 @@ def check_names(tensors: Mapping[str, np.ndarray], known: Sequence[Place], forma
   if missing or unexpected:
     kind = 'meta-trained' if meta_trained else 'pre-trained'
     raise ValueError(f"expected the authors' {kind} {correspondence.FORMATS[format]} ({format}), "
-                     f'got another network; missing: {_first(missing)}; '
-                     f'unexpected: {_first(unexpected)}')
+                     f'got another network; missing: {first_names(missing)}; '
+                     f'unexpected: {first_names(unexpected)}')
   for second, first in correspondence.SECOND_NAMES.items():
     if meta_trained and second in tensors:
       if not np.array_equal(tensors[second], tensors[first]):
@@ -108,7 +108,7 @@ def check_tensor(place: Place, array: Any, shape: tuple[int, ...]) -> np.ndarray
   """
   array = np.asarray(array)
   # A view of one number in our shape, so that nothing of the size of the tensor is made for this.
-  expected = correspondence.to_theirs(np.broadcast_to(np.float32(0), shape), place.layout).shape
+  expected = layouts.to_theirs(np.broadcast_to(np.float32(0), shape), place.layout).shape
   if array.shape != expected or not array.size:
     raise ValueError(f'expected {place.key} of shape {expected}, got {array.shape}')
   if not jnp.issubdtype(array.dtype, jnp.floating):  # NumPy's own does not know bfloat16
@@ -131,7 +131,15 @@ def _shapes(options: tuple[tuple[str, Any], ...], way: int) -> dict[str, tuple[i
   return {path: leaf.shape for path, leaf in paths.flat(initial, learned).items()}
 
 
-def _first(keys: Sequence[str]) -> str:
+def first_names(keys: Sequence[str]) -> str:
+  """Names the first tensors of several, for a message of one line.
+
+  Args:
+    keys: any number of names.
+
+  >>> first_names(['a', 'b', 'c', 'd'])
+  'a, b, c and 1 more'
+  """
   more = len(keys) - _MOST_NAMED
   named = ', '.join(keys[:_MOST_NAMED]) + (f' and {more} more' if more > 0 else '')
   return named or 'none'

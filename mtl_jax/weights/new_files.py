@@ -25,7 +25,14 @@ def write(path: str | os.PathLike, content: bytes) -> None:
 
 
 def refuse_existing(path: str | os.PathLike) -> None:
-  """Raises ValueError where there is a file already."""
+  """Refuses a place where there is a file already.
+
+  Args:
+    path: of the file that is going to be written.
+
+  Raises:
+    ValueError: there is a file, a folder or a link.
+  """
   if os.path.lexists(path):  # a link to nothing is in the way too
     raise ValueError(f'{path}: expected a file that does not exist yet, found one; move it, or '
                      'write another')

@@ -42,7 +42,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     arrays too.
 
   Raises:
-    ValueError: the file holds anything but named numbers (told, and not run), or is cut off or
+    ValueError: the file holds anything but named numbers (named, and not run), or is cut off or
       damaged.
     OSError: it cannot be read.
   """

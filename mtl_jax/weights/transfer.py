@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtl_jax import learnable, scale_shift
+from mtl_jax import parts, scale_shift
 from mtl_jax.types import BackboneVars, BaseLearner, MetaParams
-from mtl_jax.weights import correspondence, expected_tensors, paths
+from mtl_jax.weights import correspondence, expected_tensors, layouts, paths
 from mtl_jax.weights.correspondence import Place
 from mtl_jax.weights.left_out import LeftOut, group, kind_of_ours
 
@@ -88,18 +88,18 @@ def to_authors(backbone_vars: BackboneVars, meta_params: MetaParams | None,
   """
   known = correspondence.places(format, meta_trained=meta_params is not None)
   if meta_params is not None:
-    params = learnable.merge(backbone_vars.params, meta_params.weights)
+    params = parts.merge(backbone_vars.params, meta_params.weights)
     backbone_vars = backbone_vars._replace(params=params)
     identity = scale_shift.init(params, _scaled_layers(known))
     meta_params = meta_params._replace(
-        scale_shift=learnable.merge(identity, meta_params.scale_shift))
+        scale_shift=parts.merge(identity, meta_params.scale_shift))
   ours = {path: np.asarray(leaf, np.float32)
           for path, leaf in paths.flat(backbone_vars, meta_params).items()}
   left_out = _check_paths(ours, known, format)
   if format == 'tensorflow':
     ours |= {path: shift + ours[_bias_of(path)] for path, shift in _shifts(ours).items()}
   tensors = {place.key: np.ascontiguousarray(
-      correspondence.to_theirs(ours[place.path], place.layout)) for place in known}
+      layouts.to_theirs(ours[place.path], place.layout)) for place in known}
   if format == 'pytorch':
     tensors |= _pytorch_extras(tensors)
   return Exported(tensors, left_out)
@@ -112,7 +112,7 @@ def _placed(tensors: Mapping[str, np.ndarray], known: tuple[Place, ...],
           for path, shape in shapes.items() if path.startswith('batch_stats/')}
   for place in known:
     array = expected_tensors.check_tensor(place, tensors[place.key], shapes[place.path])
-    ours[place.path] = correspondence.to_ours(array, place.layout)
+    ours[place.path] = layouts.to_ours(array, place.layout)
   return ours
 
 

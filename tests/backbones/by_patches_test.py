@@ -10,6 +10,7 @@ from flax import nnx
 
 from mtl_jax import backbones
 from mtl_jax.backbones import layers
+from tests.backbones import SMALL
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 OPTIONS = {'xla_backend_optimization_level': 0}  # compiles in half the time
@@ -41,7 +42,7 @@ def assert_close(found, expected):
   jax.tree.map(close, found, expected)
 
 
-@pytest.mark.parametrize('name', backbones.NAMES)
+@pytest.mark.parametrize('name', SMALL)
 def test_the_twin_computes_the_same_with_products(name):
   backbone, variables = network(name)
   twin = backbone.by_patches
@@ -58,7 +59,7 @@ def test_the_twin_computes_the_same_with_products(name):
   assert_close(outputs(twin), outputs(backbone))
 
 
-@pytest.mark.parametrize('name', backbones.NAMES)
+@pytest.mark.parametrize('name', SMALL)
 def test_the_twin_has_the_same_parameters(name):
   backbone, _ = network(name)
   ours, theirs = (jax.eval_shape(each.init, jax.random.key(0))

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import pytest
 
 from mtl_jax import backbones, scale_shift
+from tests.backbones import SMALL
 
-PUBLISHED_AFFINE = {'conv4': True, 'resnet12': False, 'resnet12_wide': True, 'resnet18': True,
+PUBLISHED_AFFINE = {'conv4': True, 'resnet12': False, 'resnet12_wide': True, 'resnet18_small': True,
                     'resnet25': True, 'wrn28_10': True}
 
 
@@ -17,7 +18,7 @@ def convolutions(name):
     return [(3, c_in, 64, True, True) for c_in in (3, 64, 64, 64)], [64] * 4
   if name in ('resnet12', 'resnet12_wide'):
     return three_convolution_blocks(name == 'resnet12_wide')
-  stem, widths, blocks, strides = {'resnet18': (64, (64, 128, 256, 512), 2, (1, 2, 2, 2)),
+  stem, widths, blocks, strides = {'resnet18_small': (64, (64, 128, 256, 512), 2, (1, 2, 2, 2)),
                                    'resnet25': (80, (160, 320, 640), 4, (2, 2, 2)),
                                    'wrn28_10': (16, (160, 320, 640), 4, (1, 2, 2))}[name]
   pre_activation = name == 'wrn28_10'
@@ -56,7 +57,7 @@ def scale_shift_of(backbone, variables):
 
 
 @pytest.mark.parametrize('norm_affine', [None, False, True])
-@pytest.mark.parametrize('name', backbones.NAMES)
+@pytest.mark.parametrize('name', SMALL)
 def test_weights_scales_and_shifts(name, norm_affine):
   backbone, variables = shapes_of(name, 32, norm_affine=norm_affine)
   convs, norms = convolutions(name)
@@ -72,7 +73,7 @@ def test_weights_scales_and_shifts(name, norm_affine):
 
 @pytest.mark.parametrize('name, weights, scales_and_shifts', [
     ('conv4', 113_088, 12_736), ('resnet12', 7_992_000, 871_424),
-    ('resnet12_wide', 12_424_320, 1_616_256), ('resnet18', 11_168_832, 1_392_832),
+    ('resnet12_wide', 12_424_320, 1_616_256), ('resnet18_small', 11_168_832, 1_392_832),
     ('resnet25', 36_579_360, 4_301_120), ('wrn28_10', 36_472_784, 4_280_368)])
 def test_totals_as_published(name, weights, scales_and_shifts):
   # As published: ResNet-12 7.99 M and 0.871 M; wide 12.42 M; ResNet-18 for CIFAR 11.17 M;
@@ -82,7 +83,7 @@ def test_totals_as_published(name, weights, scales_and_shifts):
   assert scale_shift.count(scale_shift_of(backbone, variables)) == scales_and_shifts
 
 
-@pytest.mark.parametrize('name', backbones.NAMES)
+@pytest.mark.parametrize('name', SMALL)
 def test_with_norm_affine_every_batch_norm_has_a_scale_and_an_offset_and_else_none(name):
   def names(tree):
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -98,10 +99,10 @@ def test_with_norm_affine_every_batch_norm_has_a_scale_and_an_offset_and_else_no
 
 
 @pytest.mark.parametrize('norm_affine', [False, True])
-@pytest.mark.parametrize('name', backbones.NAMES)
+@pytest.mark.parametrize('name', SMALL)
 def test_feature_width_at_every_image_size(name, norm_affine):
   for size in (28, 32, 64, 84, 224):
-    averaged = 512 if name in ('resnet12', 'resnet18') else 640
+    averaged = 512 if name in ('resnet12', 'resnet18_small') else 640
     expected = 64 * (size // 16)**2 if name == 'conv4' else averaged
     # Making a backbone traces it with running statistics.
     backbone, variables = shapes_of(name, size, norm_affine=norm_affine)
@@ -115,13 +116,13 @@ def test_feature_width_at_every_image_size(name, norm_affine):
 
 
 def test_layers_of_the_last_block_and_what_is_not_scaled():
-  networks = {name: backbones.create(name, (16, 16, 3), width=10) for name in backbones.NAMES}
+  networks = {name: backbones.create(name, (16, 16, 3), width=10) for name in SMALL}
   last = {name: {path for path in network.scaled_layers if path[:1] in network.last_block}
           for name, network in networks.items()}
   assert last['conv4'] == {('block4', 'conv')}
   assert last['resnet12'] == {('block4', f'conv{i}') for i in (1, 2, 3)}
   assert last['resnet12_wide'] == last['resnet12'] | {('block4', 'shortcut')}
-  stages = (('resnet18', 'stage4', 2), ('resnet25', 'stage3', 4), ('wrn28_10', 'stage3', 4))
+  stages = (('resnet18_small', 'stage4', 2), ('resnet25', 'stage3', 4), ('wrn28_10', 'stage3', 4))
   for name, stage, blocks in stages:
     convs = {(stage, f'block{block}', f'conv{i}') for block in range(1, blocks + 1) for i in (1, 2)}
     assert last[name] == convs | {(stage, 'block1', 'shortcut')}
@@ -131,7 +132,7 @@ def test_layers_of_the_last_block_and_what_is_not_scaled():
 
 
 def test_width_scales_every_layer_down():
-  widths = (('resnet12_wide', 64), ('resnet18', 64), ('resnet25', 160), ('wrn28_10', 160))
+  widths = (('resnet12_wide', 64), ('resnet18_small', 64), ('resnet25', 160), ('wrn28_10', 160))
   for name, published in widths:
     full, half = (shapes_of(name, 16, width=width)[1].params
                   for width in (published, published // 2))

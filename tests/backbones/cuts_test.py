@@ -10,7 +10,8 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize('name, dtype', [
-    ('conv4', 'float32'), ('conv4', 'bfloat16'), ('resnet12', 'float32'), ('resnet18', 'float32')])
+    ('conv4', 'float32'), ('conv4', 'bfloat16'), ('resnet12', 'float32'),
+    ('resnet18_small', 'float32')])
 def test_the_parts_are_the_network(name, dtype):
   backbone = backbones.create(name, (16, 16, 3), width=4, compute_dtype=dtype)
   variables = jax.jit(backbone.init)(jax.random.key(0))

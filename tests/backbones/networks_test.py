@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mtl_jax import backbones
+from tests.backbones import SMALL
 from tests.backbones.numpy_forward import NumpyForward
 
 SIZE = (16, 19)  # an odd side too
@@ -47,7 +48,7 @@ def relative_error(found, expected):
 
 
 @pytest.mark.parametrize('norm_affine', [False, True])
-@pytest.mark.parametrize('name', backbones.NAMES)
+@pytest.mark.parametrize('name', SMALL)
 def test_features_with_running_statistics_equal_numpy(name, norm_affine):
   _, variables, images = network(name, norm_affine=norm_affine)
   expected = NumpyForward(variables, 'running').forward(name, images)
@@ -55,7 +56,7 @@ def test_features_with_running_statistics_equal_numpy(name, norm_affine):
   assert relative_error(running_features(name, norm_affine), expected) < 1e-5
 
 
-@pytest.mark.parametrize('name', backbones.NAMES)
+@pytest.mark.parametrize('name', SMALL)
 def test_batch_statistics_equal_numpy_and_move_the_running_ones_a_tenth_of_the_way(name):
   backbone, variables, images = network(name, norm_affine=True)
   found, new_stats = jax.jit(backbone.train_features, compiler_options=OPTIONS)(variables, images)
@@ -82,7 +83,7 @@ def test_batch_features_are_those_of_training_and_need_the_whole_batch(name):
   np.testing.assert_allclose(of_two, running_features(name, True)[:2], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', backbones.NAMES)
+@pytest.mark.parametrize('name', SMALL)
 def test_features_in_bfloat16_are_float32_near_those_of_float32(name):
   half, variables, images = network(name, norm_affine=True, compute_dtype='bfloat16')
   parameters = jax.eval_shape(half.init, jax.random.key(0))
@@ -105,9 +106,11 @@ def test_init_depends_on_the_key_alone():
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (('resnet50', (32, 32, 3)),
-     'conv4, resnet12, resnet12_wide, resnet18, resnet25, wrn28_10, got .*resnet50'),
-    (('conv4', (15, 32, 3)), 'at least 16 pixels.*15x32')])
+    (('resnet99', (32, 32, 3)), 'clip_base_16, clip_base_32, conv4, .*, wrn28_10, got .*resnet99'),
+    (('conv4', (15, 32, 3)), 'at least 16 pixels.*15x32'),
+    (('resnet18', (31, 32, 3)), 'at least 32 pixels.*resnet18_small is made for small images'),
+    (('vit_small_16', (96, 100, 3)), 'of 16 pixels, divide, such as 96 or 112, got 96x100'),
+    (('my.module:function', (32, 32, 3)), 'give --backbone=my.module:function, or call')])
 def test_create_refuses_unknown_names_and_small_images(arguments, message):
   with pytest.raises(ValueError, match=message):
     backbones.create(*arguments)

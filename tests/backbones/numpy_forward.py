@@ -76,7 +76,7 @@ class NumpyForward:
       x = max_pool(leaky_relu(x + shortcut))
     return x.mean(axis=(1, 2))
 
-  def resnet18(self, x):
+  def resnet18_small(self, x):
     x = relu(self.norm(self.conv(x, 'stem'), 'stem_bn'))
     for stage, stride in ((1, 1), (2, 2), (3, 2), (4, 2)):
       x = self.basic_block(x, f'stage{stage}/block1', stride)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, episodes, learnable, sharding
+from mtl_jax import backbones, episodes, parts, sharding
 from mtl_jax.backbones import adapters
 from mtl_jax.configs import InnerLoop, MetaTestConfig, MetaTrainConfig
 from mtl_jax.data import pools
@@ -74,10 +74,10 @@ def test_both_parts_are_the_network(name):
   assert maps.shape[0] == 5
   # Nothing below the last block is read by its part: other weights there change nothing.
   noise = jax.tree.map(lambda x: x + 1, frozen.params)
-  last = learnable.within(frozen.params, backbone.last_block)
+  last = parts.within(frozen.params, backbone.last_block)
   images = jax.random.normal(jax.random.key(3), (2, 16, 16, 3))
   values = cut.below(frozen, images)
-  other = frozen._replace(params=learnable.merge(noise, last))
+  other = frozen._replace(params=parts.merge(noise, last))
   if name != 'wrn28_10':  # a batch norm stands above its last stage
     np.testing.assert_array_equal(cut.last(other, values), cut.last(frozen, values))
 

@@ -2,6 +2,7 @@
 import contextlib
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
 from jax.experimental import multihost_utils
@@ -9,6 +10,7 @@ from jax.experimental import multihost_utils
 from launch import (
   benchmark,
   command,
+  features,
   import_weights,
   meta_test,
   meta_train,
@@ -17,10 +19,12 @@ from launch import (
   reproduce,
 )
 from launch.flags import declared
-from launch.reproduction import rows
+from launch.reproduction import rows, transfer
 from mtl_jax import configs, data, runs
 from mtl_jax.configs import TEST_LOOP, PretrainConfig
-from mtl_jax.runs import finished
+from mtl_jax.data import photos
+from mtl_jax.phases import encoding
+from mtl_jax.runs import feature_files, finished
 from mtl_jax.weights import authors_files, authors_runs
 from tests.phases import toy_dataset
 
@@ -57,12 +61,17 @@ def stand_ins(monkeypatch):
   """Ends each command where the library would begin to work."""
   monkeypatch.setattr(declared.flags, 'FlagValues', Recording)
   for module, names in ((runs, ('pretrain_run', 'meta_train_run', 'meta_test_run')),
-                        (rows, ('reproduce',)), (authors_runs, ('write', 'export')),
+                        (rows, ('reproduce',)), (transfer, ('reproduce',)),
+                        (authors_runs, ('write', 'export')),
                         (benchmark.suite_runs, ('run',))):
     for name in names:
       monkeypatch.setattr(module, name, reached)
+  monkeypatch.setattr(feature_files, 'write', reached)
+  monkeypatch.setattr(photos, 'find', lambda _: [])
+  monkeypatch.setattr(encoding, 'encode_batches', lambda *_, **__: np.zeros((0, 1)))
   monkeypatch.setattr(data, 'load', lambda *_, **__: toy_dataset())
-  trained = {'command': 'pretrain', 'config': configs.to_json(PretrainConfig()),
+  trained = {'command': 'pretrain', 'image_shape': [16, 16, 3], 'backbone': {'name': 'conv4'},
+             'config': configs.to_json(PretrainConfig()),
              'validation': {'inner': configs.to_json(TEST_LOOP)}}
   monkeypatch.setattr(finished, 'trained_settings', lambda _: trained)
   monkeypatch.setattr(jax.distributed, 'initialize', lambda *_, **__: None)
@@ -81,7 +90,9 @@ WORKDIR = ['--workdir=run']
     (meta_train, [[*WORKDIR, '--pretrained=pre', *JOINED]]),
     (meta_test, [['--checkpoint=run', *JOINED]]),
     (quickstart, [WORKDIR]),
-    (reproduce, [['--table=fc100', '--budget=smoke', *WORKDIR]]),
+    (reproduce, [['--table=fc100', '--budget=smoke', *WORKDIR],
+                 ['--table=transfer', '--budget=smoke', *WORKDIR]]),
+    (features, [['imagenet', 'photos', '--out=x.npz']]),
     (import_weights, [[*WORKDIR, '--source=a.npz', '--format=pytorch'],
                       [*WORKDIR, '--export=b.npz']]),
     (benchmark, [['--suite=all', '--out=out']]),

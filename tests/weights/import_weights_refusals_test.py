@@ -118,7 +118,7 @@ CASES = {  # arguments; what the message holds
     'another_way': (
         ['--source=sound.pth', PYTORCH, '--way=5'],
         ['expected weights for 5 classes (--way)', 'for 3']),
-    'no_format': (['--source=sound.pth'], ['expected --format, one of pytorch, tensorflow']),
+    'no_format': (['--source=sound.pth'], ['expected --format, one of efficientnet_lite']),
     'unknown_format': (
         ['--source=sound.pth', '--format=caffe'], ['format', 'pytorch|tensorflow', '--help']),
     'neither_source_nor_export': ([PYTORCH], ['expected either --source', 'or --export']),

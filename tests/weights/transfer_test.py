@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, learnable
+from mtl_jax import backbones, learnable, parts
 from mtl_jax.configs import Learn, MetaTrainConfig
 from mtl_jax.phases import meta_train
 from mtl_jax.types import BaseLearner, MetaParams
@@ -106,7 +106,7 @@ def test_ours_to_theirs_to_ours(format, learned):
     assert keys_left_out(exported) == statistics
     variables = variables._replace(batch_stats=found.backbone_vars.batch_stats)
   assert found.meta_params is not None
-  merged = learnable.merge(variables.params, meta_params.weights)
+  merged = parts.merge(variables.params, meta_params.weights)
   assert_same(found.backbone_vars._asdict(), variables._replace(params=merged)._asdict())
   assert_same(found.meta_params._replace(scale_shift={})._asdict(),
               meta_params._replace(scale_shift={})._asdict())
