@@ -28,7 +28,7 @@ def test_a_choice_that_there_is_not_is_refused_where_it_is_made(make, message):
 
 
 @pytest.mark.parametrize('learn, inner, why', [
-    ({}, {'adapts': 'body'}, "adapts to be one of head, last_block, all, film, got 'body'"),
+    ({}, {'adapts': 'body'}, "adapts to be one of head, last_block, all, film(, .*)?, got 'body'"),
     ({'learn': 'head', 'scope': 'last_block'}, {},
      'scope=last_block with learn=head: .* neither is'),
     ({'learn': 'none', 'norm': True}, {}, 'learn_norm with learn=none'),
