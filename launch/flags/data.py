@@ -86,11 +86,7 @@ def load_dataset(values: FlagValues, name: str | None = None,
     channels = run['image_shape'][2]
     if size is None and values.center_crop is None:
       size = run['image_shape'][0]
-  dataset = hosts.in_turn(lambda: data.load(
-      name or values.dataset, data_dir=values.data_dir, cache_dir=values.cache_dir,
-      image_size=size, split_file=values.split_file, skip_broken=values.skip_broken_images))
-  if channels is not None:
-    dataset = transforms.with_channels(dataset, channels)
+  dataset = _load(values, name or values.dataset, size, channels, values.split_file)
   dataset = transforms.choose_classes(dataset, value_of(values, BASE_CLASSES))
   if value_of(values, ROTATED_CLASSES):
     dataset = transforms.rotate_train_classes(dataset)
@@ -112,10 +108,15 @@ def load_target(values: FlagValues, name: str, image_size: int | None,
   Raises:
     ValueError: data that is missing, damaged or not as expected.
   """
+  # Of several targets, the split file is that of the folder.
+  return _load(values, name, image_size, channels,
+               values.split_file if name == 'folder' else None)
+
+
+def _load(values, name, image_size, channels, split_file):
   dataset = hosts.in_turn(lambda: data.load(
       name, data_dir=values.data_dir, cache_dir=values.cache_dir, image_size=image_size,
-      split_file=values.split_file if name == 'folder' else None,
-      skip_broken=values.skip_broken_images))
+      split_file=split_file, skip_broken=values.skip_broken_images))
   return dataset if channels is None else transforms.with_channels(dataset, channels)
 
 
