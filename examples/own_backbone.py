@@ -3,8 +3,8 @@
     python examples/own_backbone.py
 
 Any network that maps images [B, H, W, C] to features [B, d] will do. Scale and shift act on each
-layer that has a `kernel` [..., c_in, c_out], and perhaps a `bias` [c_out]. That is why attention is
-made of `nn.Dense` here, and not of flax's multi-head module, whose kernels are [d, heads, d/heads].
+layer that has a `kernel` [..., c_in, c_out], and perhaps a `bias` [c_out]; of flax's own attention,
+whose kernels are [d, heads, d/heads], by its inputs and outputs.
 """
 import functools
 

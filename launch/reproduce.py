@@ -41,7 +41,9 @@ FLAGS: Groups = {
              Flag('sources', 'Of --table=transfer: networks: imagenet, scratch (4CONV pre-trained '
                   'on the target), or work directories; by default as the budget has it.', list),
              Flag('rows', f'Of --table=transfer: some of {", ".join(transfer_rows.ROWS)}, each '
-                  'also with _ht at its end; by default as the budget has it.', list),
+                  'also with _ht at its end, or _ht4x12 (4 ordinary tasks, then 12 hard ones), or '
+                  '_ht_equal (all classes that failed weigh alike); by default as the budget has '
+                  'it.', list),
              Flag('base_parts', 'Of --table=transfer: parts of the base classes, such as '
                   'fold:1/16,fold:1/4,all, for the figure.', list),
              Flag('shots', 'Support images per class (K), one table for each; by default as '
@@ -133,7 +135,7 @@ def transfer_budget(values: FlagValues) -> transfer_rows.Budget:
     if target not in data_sets.NAMES:
       raise ValueError(f'expected --targets among {", ".join(data_sets.NAMES)}, got {target!r}')
   for row in budget.rows:
-    if row.removesuffix(transfer_rows.WITH_HARD_TASKS) not in transfer_rows.ROWS:
+    if transfer_rows.without_hard_tasks(row) not in transfer_rows.ROWS:
       raise ValueError(f'expected --rows among {", ".join(transfer_rows.ROWS)}, got {row!r}')
   if values.num_seeds is not None:
     budget = budget._replace(seeds=values.num_seeds)

@@ -134,6 +134,8 @@ class MetaTrainConfig(Config):
     microbatch: how many of these, at most, are in memory at a time on a device; 0: as suits it.
     num_ordinary_tasks: K, ordinary tasks of one hard-task cycle.
     num_hard_tasks: K', hard tasks of one cycle; 0 switches them off.
+    failure_weights: whether a class is drawn for hard tasks in proportion to how often it failed,
+      as from the paper's multiset, or all that failed are drawn alike.
     outer_lr: γ, first learning rate of Adam.
     outer_lr_halving: outer steps after which the rate is halved, again and again.
     outer_lr_floor: the rate never falls below this.
@@ -150,6 +152,7 @@ class MetaTrainConfig(Config):
   microbatch: int = 0
   num_ordinary_tasks: int = 20
   num_hard_tasks: int = 10
+  failure_weights: Literal['counts', 'equal'] = 'counts'
   outer_lr: float = 1e-3
   outer_lr_halving: int = 1000
   outer_lr_floor: float = 1e-4

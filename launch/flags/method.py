@@ -57,6 +57,8 @@ OUTER: Flags = (
     HARD_TASKS,
     of_field(MetaTrainConfig, 'num_ordinary_tasks', 'Ordinary tasks of a cycle (K).', least=1),
     of_field(MetaTrainConfig, 'num_hard_tasks', "Hard tasks of a cycle (K').", least=1),
+    of_field(MetaTrainConfig, 'failure_weights', 'Classes of hard tasks: in proportion to how '
+             'often each failed, or all that failed alike.'),
     of_field(MetaTrainConfig, 'outer_lr', 'First learning rate of Adam.', least=0.0),
     of_field(MetaTrainConfig, 'outer_lr_halving', 'Outer steps after which that rate is '
              'halved.', least=1),

@@ -1,4 +1,6 @@
 """Flags of the network, of what tasks see of its features, and of its pre-training."""
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +57,8 @@ PRETRAIN: Flags = (
 def backbone_name(values: FlagValues) -> str | None:
   """Returns the network that --backbone names, and makes one of the user's own known.
 
+  Its module is looked for in the current folder too.
+
   Args:
     values: parsed flags.
 
@@ -66,6 +70,8 @@ def backbone_name(values: FlagValues) -> str | None:
   """
   name = values.backbone
   if name is not None and ':' in name:
+    if os.getcwd() not in sys.path and '' not in sys.path:
+      sys.path.insert(0, os.getcwd())  # a command that pip installed does not look there
     backbones.register_function(name)
   elif name is not None and name not in backbones.NAMES:
     raise ValueError(f'expected backbone to be one of {", ".join(backbones.NAMES)}, or '

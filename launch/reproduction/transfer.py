@@ -5,6 +5,7 @@ that at which update θ is best on validation tasks, for each source, target and
 Under the work directory: `imagenet`, the imported weights; `TARGET/SOURCE/Kshot_seedS/ROW_PART`.
 """
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,13 +18,14 @@ from mtl_jax import runs, scale_shift
 from mtl_jax.configs import TEST_LOOP, MetaTestConfig
 from mtl_jax.data import transforms
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import finished, workdirs
+from mtl_jax.runs import finished, inner_rates, workdirs
+from mtl_jax.runs.validation import Validation
 from mtl_jax.types import Dataset
 from mtl_jax.weights import known, public_files, public_runs
 
 from .. import meta_train, pretrain
 from ..flags import declared, method, network, task
-from . import transfer_rows, transfer_table
+from . import curves, transfer_curves, transfer_rows, transfer_table
 from .transfer_rows import SCRATCH, Budget
 
 WAY, QUERY = 5, 15
@@ -48,7 +50,7 @@ class Place(NamedTuple):
 
 def reproduce(budget: Budget, load: Loader, *, workdir: str, command: str, first_seed: int,
               machine: runs.Machine) -> dict[str, Any]:
-  """Runs what is not finished yet, and writes `results.json`, `table.md` and, if any, the figure.
+  """Runs what is not finished yet, and writes `results.json`, `table.md` and the figures.
 
   Args:
     budget: what shall be run.
@@ -79,6 +81,7 @@ def reproduce(budget: Budget, load: Loader, *, workdir: str, command: str, first
                'seed': first_seed, 'cells': transfer_table.summarize(done),
                'seconds': time.monotonic() - began, **workdirs.describe_machine()}
     transfer_table.write(workdir, results)
+    transfer_curves.write(workdir, results['cells'])
     workdirs.write_results(workdir, results)
   return results
 
@@ -98,8 +101,8 @@ def _column(place, budget, load, workdir, machine):
   """All rows of one source, target, number of shots and seed."""
   folder = os.path.join(workdir, place.folder)
   pretrained, dataset = _source(place, budget, load, workdir, machine)
-  rate = _best_rate(place, dataset, pretrained, folder, machine)
-  common = {'inner_lr': rate, 'public': 'imported' in finished.trained_settings(pretrained)}
+  rate = _best_rate(place, dataset, pretrained, folder)
+  common = {'public': 'imported' in finished.trained_settings(pretrained)}
   for row in budget.rows if place.source != SCRATCH else ('update_theta',):
     for part in budget.parts if row != 'update_theta' else ('all',):
       kept = transforms.choose_classes(dataset, part)
@@ -135,15 +138,18 @@ def _source(place, budget, load, workdir, machine):
   return folder, load(place.target, size, channels)
 
 
-def _best_rate(place, dataset, pretrained, folder, machine) -> float:
-  """The inner rate at which update θ is best on validation tasks."""
-  def accuracy(rate):
-    return runs.meta_test_run(
-        dataset, checkpoint=pretrained, config=_test(place, rate, _VALIDATION_TASKS), split='val',
-        protocol='inductive', seed=place.seed, readout=_READOUT, machine=machine,
-        workdir=os.path.join(folder, 'rates', f'{rate:g}'))['accuracy']
-
-  return max(transfer_rows.RATES, key=accuracy)
+def _best_rate(place, dataset, pretrained, folder) -> float:
+  """The inner rate at which update θ is best on validation tasks; kept in `rates.json`."""
+  tasks = Validation(num_tasks=_VALIDATION_TASKS, way=WAY, shot=place.shot, inner=TEST_LOOP)
+  path = os.path.join(folder, 'rates.json')
+  if os.path.exists(path):
+    with open(path, encoding='utf-8') as file:
+      return inner_rates.best({float(rate): value for rate, value in json.load(file).items()})
+  run = finished.load(pretrained, dataset.val.image_shape, readout=_READOUT)
+  found = inner_rates.accuracies(run, dataset, tasks, seed=place.seed)
+  os.makedirs(folder, exist_ok=True)
+  workdirs.write_file(folder, 'rates.json', json.dumps(found, indent=2).encode())
+  return inner_rates.best(found)
 
 
 def _cell(place, row, dataset, pretrained, rate, budget, folder, machine) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def _cell(place, row, dataset, pretrained, rate, budget, folder, machine) -> dic
       *transfer_rows.flags_of(row)))
   config = method.meta_train_config(values, dataset)
   validation = task.validation(values, config.inner)
-  facts: dict[str, Any] = {'seconds': 0.0, 'size': 0}
+  facts: dict[str, Any] = {'seconds': 0.0, 'size': 0, 'inner_lr': config.inner.lr}
   checkpoint = pretrained
   if config.learn.learn != 'none':
     trained = runs.meta_train_run(dataset, pretrained=pretrained, config=config, readout=_READOUT,
@@ -161,6 +167,8 @@ def _cell(place, row, dataset, pretrained, rate, budget, folder, machine) -> dic
                                   machine=machine)
     checkpoint, facts = folder, {
         'seconds': trained['seconds'], 'best_step': trained['best_step'],
+        'curve': curves.read_curve(folder),
+        'images_per_step': config.meta_batch * WAY * (place.shot + config.query),
         'base_classes': len(dataset.train.class_sizes), 'size': _size(folder)}
   # The loop that chose the snapshot is the one that is tested.
   test = dataclasses.replace(_test(place, rate, budget.num_tasks), inner=validation.inner)

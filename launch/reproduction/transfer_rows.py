@@ -1,4 +1,5 @@
 """The rows and the budgets of the transfer table: what is meta-learned of which network, where."""
+import re
 from typing import NamedTuple
 
 
@@ -18,9 +19,16 @@ ROWS = {
     'affine': Row('affine of batch norm', ('--outer=affine',)),
     'film': Row('affine, adapted per task (film)', ('--outer=affine', '--inner=film',
                                                     '--inner_steps=5', '--test_inner_steps=5')),
-    'ft': Row('FT[Θ;θ] (inner θ)', ('--outer=ft',)),
+    'ft': Row('FT[Θ;θ], θ adapted', ('--outer=ft',)),
+    # The rate that suits θ on features of unit length is far too high for kernels.
+    'ft_network': Row('FT[Θ;θ], Θ adapted too', (
+        '--outer=ft', '--inner=all', '--inner_lr=0.01', '--inner_steps=5',
+        '--test_inner_steps=5')),
 }
 WITH_HARD_TASKS = '_ht'  # ends the name of a row with hard tasks
+# Such a row may say K and K', and that all classes that failed weigh alike:
+# ss_channel_ht4x12_equal.
+_ENDING = re.compile(r'_ht(?:(?P<K>[1-9]\d*)x(?P<hard>[1-9]\d*))?(?P<equal>_equal)?$')
 
 SCRATCH = 'scratch'  # the source that is pre-trained on the target itself, by 4CONV
 
@@ -42,8 +50,6 @@ class Budget(NamedTuple):
 _META = ('--query=10', '--meta_batch=2', '--outer_lr=1e-3', '--inner_steps=20', '--crop_padding=0',
          '--validation_tasks=200')
 _PARTS = ('fold:1/16', 'fold:1/8', 'fold:1/4', 'fold:1/2', 'all')
-# Inner rates that are compared on validation tasks, for update θ; all rows take the best.
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 BUDGETS = {
     # Some ten minutes on two CPU cores.
@@ -55,7 +61,7 @@ BUDGETS = {
     'cpu': Budget(
         ('imagenet', SCRATCH), ('omniglot', 'glyphs', 'cifar_fs'),
         ('update_theta', 'ft_theta', 'ss_slice', 'ss_channel', 'ss_channel_ht', 'ss_last_block',
-         'affine', 'film', 'ft'), (1, 5), 3, 64,
+         'affine', 'film', 'ft', 'ft_network'), (1, 5), 3, 64,
         (*_META, '--steps=160', '--validate_every=40'),
         ('--steps=3000', '--validate_every=500'), 600, ('all',)),
     # For an accelerator.
@@ -68,22 +74,45 @@ BUDGETS = {
 }
 
 
+def without_hard_tasks(name: str) -> str:
+  """Returns the name of a row without what it says of hard tasks.
+
+  Args:
+    name: of a row.
+
+  >>> without_hard_tasks('ss_channel_ht4x12_equal'), without_hard_tasks('ft_theta')
+  ('ss_channel', 'ft_theta')
+  """
+  return _ENDING.sub('', name)
+
+
 def flags_of(name: str) -> tuple[str, ...]:
   """Returns the flags of `launch.meta_train` that a row stands for.
 
   Args:
-    name: one of ROWS, with '_ht' or without.
+    name: one of ROWS, or with its hard tasks.
   """
-  row = ROWS[name.removesuffix(WITH_HARD_TASKS)]
-  ending = '--hard_tasks' if name.endswith(WITH_HARD_TASKS) else '--nohard_tasks'
-  return (*row.flags, ending)
+  row, ending = ROWS[without_hard_tasks(name)], _ENDING.search(name)
+  if ending is None:
+    return (*row.flags, '--nohard_tasks')
+  flags = [*row.flags, '--hard_tasks']
+  if ending['K']:
+    flags += [f'--num_ordinary_tasks={ending["K"]}', f'--num_hard_tasks={ending["hard"]}']
+  return (*flags, '--failure_weights=equal') if ending['equal'] else tuple(flags)
 
 
 def method_of(name: str) -> str:
   """Returns what a row is called in the table.
 
   Args:
-    name: one of ROWS, with '_ht' or without.
+    name: one of ROWS, or with its hard tasks.
+
+  >>> method_of('ss_channel_ht4x12_equal')
+  "SS[Θ;θ] per channel, HT (K=4, K'=12, equal weights)"
   """
-  row = ROWS[name.removesuffix(WITH_HARD_TASKS)]
-  return row.method + (', HT' if name.endswith(WITH_HARD_TASKS) else '')
+  row, ending = ROWS[without_hard_tasks(name)], _ENDING.search(name)
+  if ending is None:
+    return row.method
+  said = [f"K={ending['K']}, K'={ending['hard']}"] if ending['K'] else []
+  said += ['equal weights'] if ending['equal'] else []
+  return f'{row.method}, HT' + (f' ({", ".join(said)})' if said else '')

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mtl_jax.phases import meta_test
 from mtl_jax.runs import figures, tables, workdirs
 
-from .transfer_rows import SCRATCH, WITH_HARD_TASKS, method_of
+from .transfer_rows import SCRATCH, method_of, without_hard_tasks
 
 _BASELINE = 'update_theta'
 # Data sets of which some classes are among those of ImageNet.
@@ -43,8 +43,8 @@ def summarize(done: Iterable[tuple[Any, str, str, np.ndarray, Mapping[str, Any]]
              'by_seed': [float(np.mean(pair[0])) for pair in seeds.values()],
              'facts': [dict(pair[1]) for pair in seeds.values()]}
     others = {'gain': (_BASELINE, 'all')} if row != _BASELINE else {}
-    if row.endswith(WITH_HARD_TASKS):
-      others['ht_gain'] = (row.removesuffix(WITH_HARD_TASKS), part)
+    if (plain := without_hard_tasks(row)) != row:
+      others['ht_gain'] = (plain, part)
     for name, (other, other_part) in others.items():
       if (theirs := kept.get((source, target, shot, other, other_part))) is not None:
         found[name] = _paired(seeds, theirs)

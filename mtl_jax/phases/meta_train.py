@@ -181,7 +181,9 @@ def step_on(state: MetaState, failures: Array, tasks: Episode, keys: TaskKeys,
       (found.gradient, found.loss, accuracy), failed, layout)
   state = outer_loop.apply(state, gradient, config)
   failures = jnp.asarray(failures)
-  failures = failures.at[failed].add(jnp.where(hard, 0, 1).astype(failures.dtype))
+  newly = jnp.where(hard, 0, 1).astype(failures.dtype)
+  of_failed = failures.at[failed]
+  failures = of_failed.add(newly) if config.failure_weights == 'counts' else of_failed.max(newly)
   return state, failures, {'loss': loss, 'accuracy': accuracy}
 
 

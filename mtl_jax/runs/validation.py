@@ -41,7 +41,7 @@ def check_validation(dataset: Dataset, validation: Validation) -> None:
   Raises:
     ValueError: too few classes, or too few images in the smallest class.
   """
-  query = max(1, _num_queries(dataset, validation))
+  query = max(1, num_queries(dataset, validation))
   episodes.check_episode(dataset.val, way=validation.way, shot=validation.shot, query=query,
                          split='val')
 
@@ -62,11 +62,17 @@ def make_scorer(dataset: Dataset, backbone: Backbone, validation: Validation, ro
   """
   config = MetaTestConfig(
       num_tasks=validation.num_tasks, way=validation.way, shot=validation.shot,
-      query=_num_queries(dataset, validation), inner=validation.inner)
+      query=num_queries(dataset, validation), inner=validation.inner)
   keys = meta_test.task_keys(root_key, validation.num_tasks)
   score = execution.scorer(dataset.val, keys, backbone=backbone, config=config)
   return lambda meta_params, backbone_vars: float(np.mean(score(meta_params, backbone_vars)))
 
 
-def _num_queries(dataset: Dataset, validation: Validation) -> int:
+def num_queries(dataset: Dataset, validation: Validation) -> int:
+  """Counts the queries per class: MOST_QUERIES, or what the smallest validation class has left.
+
+  Args:
+    dataset: its val split is looked at.
+    validation: its shots are read.
+  """
   return min(MOST_QUERIES, int(np.min(dataset.val.class_sizes)) - validation.shot)

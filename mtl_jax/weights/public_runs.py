@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 
 from mtl_jax import backbones, configs
+from mtl_jax.backbones import gains
 from mtl_jax.configs import PretrainConfig
 from mtl_jax.data.transforms import NORMALIZATIONS
 from mtl_jax.runs import checkpoints, finished, workdirs
@@ -139,17 +140,15 @@ def export(workdir: str, format: str) -> dict[str, np.ndarray]:
     Name -> array; classifiers and counters of batch norm are not among them.
 
   Raises:
-    ValueError: the network has leaves that the files have no place for, such as gains and offsets
-      per channel.
+    ValueError: the network has leaves that the files have no place for.
   """
   run = finished.load(workdir)
-  backbone_vars = jax.device_get(finished.network_of(run))
+  backbone_vars = jax.device_get(gains.folded(finished.network_of(run)))
   ours = paths.flat(backbone_vars, None)
   expected = _expected(tuple(run.settings['backbone'].items()), format)
   extra = sorted(set(ours) - {place.path for place, _ in expected})
   if extra:
-    raise ValueError(f'the files of {format} have no place for {extra[0]}; meta-train with '
-                     '--scale_per=slice to export')
+    raise ValueError(f'the files of {format} have no place for {extra[0]}')
   return {place.key: np.ascontiguousarray(layouts.to_theirs(np.asarray(ours[place.path]),
                                                             place.layout))
           for place, _ in expected}

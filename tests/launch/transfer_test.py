@@ -1,4 +1,6 @@
 """The transfer table: its figures from known accuracies, and a whole one in smoke size."""
+import json
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from launch import command, reproduce
 from launch.reproduction import transfer, transfer_rows, transfer_table
 from launch.reproduction.transfer import Place
 from mtl_jax import runs
+from mtl_jax.runs import inner_rates
 from mtl_jax.types import Dataset, ImagePool, Normalization
 from tests import tiny_runs
 
@@ -126,10 +129,20 @@ def test_a_whole_table_from_a_run_and_from_scratch_resumes(tmp_path):
                   ('update_theta', 'all')]  # an eighth of twelve classes is too few; scratch
   for cell in results['cells']:
     [accuracy], [facts] = cell['by_seed'], cell['facts']
-    assert 0 <= accuracy <= 1 and facts['inner_lr'] in transfer_rows.RATES
+    assert 0 <= accuracy <= 1 and facts['inner_lr'] in inner_rates.RATES
     assert (facts['size'] > 0) == (cell['row'] != 'update_theta')
     if cell['row'] != 'update_theta':
       assert facts['base_classes'] == 12
+      assert list(facts['curve']) == [0, 2] and facts['images_per_step'] == 2 * 5 * (1 + 3)
+  assert (tmp_path / 'curves.png').stat().st_size > 1000
   text = (tmp_path / 'table.md').read_text()
   assert 'glyphs, 4CONV pre-trained on it, 5-way 1-shot' in text
-  assert run() == results
+  assert json.loads(json.dumps(results)) == run()
+
+
+@pytest.mark.parametrize('name, flags', [
+    ('ss_channel', ['--nohard_tasks']), ('ss_channel_ht', ['--hard_tasks']),
+    ('ss_channel_ht4x12', ['--hard_tasks', '--num_ordinary_tasks=4', '--num_hard_tasks=12']),
+    ('ss_channel_ht_equal', ['--hard_tasks', '--failure_weights=equal'])])
+def test_a_row_says_its_hard_tasks(name, flags):
+  assert transfer_rows.flags_of(name) == (*transfer_rows.flags_of('ss_channel')[:-1], *flags)

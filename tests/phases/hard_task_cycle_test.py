@@ -4,6 +4,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mtl_jax import sharding
 from mtl_jax.execution import on_device
@@ -50,13 +51,15 @@ def steps_of(cycles, monkeypatch, config=CONFIG):
   return state, metrics, seen, len(traces)
 
 
-def test_a_cycle_is_ordinary_tasks_then_hard_tasks_of_the_classes_that_failed(monkeypatch):
+@pytest.mark.parametrize('weights', ['counts', 'equal'])
+def test_a_cycle_is_ordinary_tasks_then_hard_tasks_of_the_classes_that_failed(monkeypatch, weights):
   cycles = 4
-  state, metrics, seen, traces = steps_of(cycles, monkeypatch)
+  config = changed(CONFIG, failure_weights=weights)
+  state, metrics, seen, traces = steps_of(cycles, monkeypatch, config)
   assert traces == 1 and int(state.step) == STEPS * cycles
   assert [int(s[0]) for s in seen] == list(range(STEPS * cycles))
   assert set(metrics) == {'loss', 'accuracy', 'hard_loss', 'hard_accuracy'}
-  checked = outside_earlier = 0
+  checked = outside_earlier = most = 0
   earlier = set()
   for first in range(0, STEPS * cycles, STEPS):
     failures = np.zeros(CLASSES, np.int32)
@@ -70,13 +73,15 @@ def test_a_cycle_is_ordinary_tasks_then_hard_tasks_of_the_classes_that_failed(mo
           failed_of_tasks, classes_of_tasks, strict=True))
       if not is_hard:
         np.add.at(failures, failed_of_tasks, 1)
+        most = max(most, failures.max())
+        failures = np.minimum(failures, 1) if weights == 'equal' else failures
       elif np.sum(failures > 0) >= CONFIG.way:
         assert np.all(failures[classes_of_tasks] > 0)
         checked += 1
     outside_earlier += len(earlier - set(np.flatnonzero(failures)))
     earlier |= set(np.flatnonzero(failures))
   # The collection of one cycle did not hold all of the ones before.
-  assert checked >= 6 and outside_earlier > 0
+  assert checked >= 6 and outside_earlier > 0 and most > 1
 
 
 @functools.cache
