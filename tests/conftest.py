@@ -1,5 +1,6 @@
 """What holds for every test: eight CPU devices, JAX's own checks, and warnings as errors."""
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -10,7 +11,8 @@ from mtl_jax.runs import xla
 
 # Most of the time of the tests goes into compiling; what they compute is small. Their child
 # processes do likewise. A flag that a jaxlib does not know would abort them.
-_QUICK = ('--xla_backend_optimization_level=0', '--xla_llvm_disable_expensive_passes=true')
+_QUICK = ('--xla_backend_optimization_level=0', '--xla_llvm_disable_expensive_passes=true',
+          '--xla_cpu_parallel_codegen_split_count=4')
 if 'XLA_FLAGS' not in os.environ:
   os.environ['XLA_FLAGS'] = ' '.join(flag for flag in _QUICK if xla.knows(flag.split('=')[0]))
 
@@ -22,6 +24,11 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
   jax.config.update('jax_compilation_cache_dir', _folder)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+# Programs that are traced leave many objects, which Python would look through again and again.
+gc.freeze()
+gc.set_threshold(50_000, 20, 100)
+jax.config.update('jax_traceback_in_locations_limit', 0)  # of each operation, for nobody
 
 jax.config.update('jax_num_cpu_devices', 8)  # the tests of many devices run anywhere
 jax.config.update('jax_debug_key_reuse', True)  # a random key that is used twice raises

@@ -1,5 +1,6 @@
 """Φ_S per channel: on every kind of kernel, on outputs and in kernels, and in the inner loops."""
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -30,6 +31,7 @@ def small():
   return backbone, jax.jit(backbone.init)(jax.random.key(0))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def features(backbone, variables, images):
   return backbone.features(variables, images, batch_stats_mode='running')
 
@@ -100,8 +102,8 @@ def test_a_gain_on_outputs_equals_a_scale_in_kernels(small):
     lift = lambda a: jnp.expand_dims(a, tuple(range(y.ndim - a.ndim)))  # noqa: E731
     return (y - lift(bias)) * lift(gain) + lift(shift)
 
-  with nn.intercept_methods(intercept):
-    theirs = features(backbone, variables, x)
+  with nn.intercept_methods(intercept):  # around a program that is traced here
+    theirs = jax.jit(lambda v, x: backbone.features(v, x, batch_stats_mode='running'))(variables, x)
   np.testing.assert_allclose(found, theirs, rtol=2e-5, atol=2e-5)
 
 
@@ -134,7 +136,8 @@ def test_its_gradient_needs_no_kernel_and_is_that_of_finite_differences(small):
 
   direction = random_like(jax.tree.map(jnp.zeros_like, phi), seed=4)
   ahead, behind = (jax.tree.map(lambda p, d, s=s: p + s * d, phi, direction) for s in (1e-2, -1e-2))
-  slope = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(jax.grad(loss)(phi)),
+  loss, gradient = jax.jit(loss), jax.jit(jax.grad(loss))(phi)
+  slope = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient),
                                              jax.tree.leaves(direction), strict=True))
   np.testing.assert_allclose(slope, (loss(ahead) - loss(behind)) / 2e-2, rtol=1e-2)
 
@@ -155,24 +158,27 @@ def test_film_of_several_tasks_is_that_of_each_by_hand(small, channel):
     variables = variables._replace(params=scale_shift.modulate(variables.params, phi))
   inner, theta = InnerLoop('film', lr=0.1, steps=3), BaseLearner(jnp.ones((6, 3)), jnp.zeros(3))
   batch = tasks()
-  found = inner_loop.adapt_film(theta, variables, inner.lr, batch, backbone=backbone, inner=inner)
+  adapt = jax.jit(functools.partial(inner_loop.adapt_film, backbone=backbone, inner=inner))
+  found = adapt(theta, variables, inner.lr, batch)
   start = parts.film_part(variables.params, backbone)
   names = {'/'.join(str(key.key) for key in path)
            for path, _ in jax.tree_util.tree_flatten_with_path(start)[0]}
   assert names == ({f'{layer}/{leaf}' for layer in (
       'conv', 'depthwise', 'dense', 'attention/query', 'attention/key', 'attention/value',
       'attention/out') for leaf in ('gain', 'offset')} if channel else {'norm/scale', 'norm/bias'})
+
+  @jax.jit
+  def loss(adapted, x, y):
+    params = parts.merge(variables.params, adapted[0])
+    scores = features(backbone, variables._replace(params=params), x) @ adapted[1].kernel
+    scores = scores + adapted[1].bias[None]
+    return -jnp.mean(jax.nn.log_softmax(scores)[jnp.arange(len(y)), y]), scores
+
+  gradient_of = jax.jit(jax.grad(loss, has_aux=True))
   for i in range(2):
     adapted = (start, theta)
-
-    def loss(adapted, x, y):
-      params = parts.merge(variables.params, adapted[0])
-      scores = features(backbone, variables._replace(params=params), x) @ adapted[1].kernel
-      scores = scores + adapted[1].bias[None]
-      return -jnp.mean(jax.nn.log_softmax(scores)[jnp.arange(len(y)), y]), scores
-
     for _ in range(3):
-      gradient = jax.grad(loss, has_aux=True)(adapted, batch.support[i], batch.support_labels[i])[0]
+      gradient = gradient_of(adapted, batch.support[i], batch.support_labels[i])[0]
       adapted = jax.tree.map(lambda p, g: p - 0.1 * g, adapted, gradient)
     expected = loss(adapted, batch.query[i], batch.query_labels[i])[1]
     np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-4)

@@ -165,7 +165,8 @@ def _cell(place, row, dataset, pretrained, rate, budget, folder, machine) -> dic
     trained = runs.meta_train_run(dataset, pretrained=pretrained, config=config, readout=_READOUT,
                                   validation=validation, seed=place.seed, workdir=folder,
                                   machine=machine)
-    checkpoint, facts = folder, {
+    checkpoint = folder
+    facts |= {
         'seconds': trained['seconds'], 'best_step': trained['best_step'],
         'curve': curves.read_curve(folder),
         'images_per_step': config.meta_batch * WAY * (place.shot + config.query),
