@@ -15,6 +15,8 @@ COMMANDS = {
     'pretrain': 'phase 1: pre-train a network on the base classes',
     'meta-train': 'phase 2: meta-train scale, shift and base-learner over it',
     'meta-test': 'phase 3: score a run on tasks of unseen classes',
+    'adapt': 'a classifier of your own photos, how good it is, and what new photos show',
+    'predict': 'new photos by a classifier that was saved',
     'features': 'the features that a network has of images, as a file',
     'reproduce': 'a published table, or the plot of hard tasks, beside our figures',
     'import-weights': 'a well-known network as a run, or the weights of the authors; and back',

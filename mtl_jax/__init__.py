@@ -19,10 +19,11 @@ from mtl_jax import (
   sharding,
   types,
 )
+from mtl_jax.classifiers import load, load_classifier
 from mtl_jax.phases import meta_test, meta_train, pretrain
 
 __version__ = '0.2.0'
 
 __all__ = ['__version__', 'augment', 'backbones', 'base_learner', 'configs', 'data', 'episodes',
-           'hard_tasks', 'inner_loop', 'learnable', 'meta_test', 'meta_train', 'outer_loop',
-           'pretrain', 'runs', 'scale_shift', 'sharding', 'types']
+           'hard_tasks', 'inner_loop', 'learnable', 'load', 'load_classifier', 'meta_test',
+           'meta_train', 'outer_loop', 'pretrain', 'runs', 'scale_shift', 'sharding', 'types']

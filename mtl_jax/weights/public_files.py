@@ -35,7 +35,7 @@ def read(source: str) -> dict[str, np.ndarray]:
   if not path.is_file():
     raise OSError(f'{source}: expected a regular file of weights')
   if path.suffix == '.safetensors':
-    return _read_safetensors(source)
+    return read_safetensors(source)
   from mtl_jax.weights import pth  # lazily, as each reads one kind of file
   return pth.read(source)
 
@@ -104,7 +104,16 @@ def strip_prefix(tensors: Mapping[str, np.ndarray], anchor: str
   return inside, tuple(name for name in tensors if not name.startswith(prefix))
 
 
-def _read_safetensors(path: str) -> dict[str, np.ndarray]:
+def read_safetensors(path: str) -> dict[str, np.ndarray]:
+  """Reads the tensors of a file in the form of `.safetensors`, whatever its ending.
+
+  Args:
+    path: of the file.
+
+  Raises:
+    ValueError: the file is cut off, damaged, or of another form.
+    OSError: it cannot be read.
+  """
   import safetensors
   import safetensors.numpy
   _check_header(path)

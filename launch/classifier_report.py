@@ -1,0 +1,40 @@
+"""What a classifier says of itself on the terminal."""
+from mtl_jax.classifiers import Classifier
+from mtl_jax.classifiers.calibration import Interval
+from mtl_jax.runs import tables
+
+_MOST = 5  # of pairs and of photos that are named
+
+
+def show(classifier: Classifier) -> None:
+  """Prints accuracies of left-out photos, confused classes, and photos that look mislabelled.
+
+  Args:
+    classifier: any.
+  """
+  report = classifier.report()
+  classes = len(classifier.names)
+  print(f'{classes} classes, {report.num_photos} photos')
+  if report.alone:
+    print(f'{", ".join(report.alone[:_MOST])}{" ..." if len(report.alone) > _MOST else ""}: one '
+          'photo, which cannot be left out; accuracies are without it')
+  if report.accuracy is None:
+    print('no class has two photos, so nothing could be left out: accuracy is not known, '
+          'probabilities are not calibrated')
+    return
+  rows = [[name, '–' if share is None else _percent(share)]
+          for name, share in report.by_class.items()]
+  tables.show_columns('Photos recognised when left out', ('class', 'accuracy, %'),
+                      [*rows, ['all', _percent(report.accuracy)]])
+  for label, other, number in report.confused[:_MOST]:
+    print(f'{label} taken for {other}: {number} photo{"s" if number > 1 else ""}')
+  for doubt in report.doubts[:_MOST]:
+    print(f'perhaps mislabelled: {doubt.photo} is among {doubt.label}, looks like '
+          f'{doubt.looks_like} ({100 * doubt.probability:.0f}%)')
+  assert report.calibration_error is not None
+  print(f'expected calibration error {100 * report.calibration_error:.1f}%, of photos left out '
+        f'(temperature {report.temperature:.2f}, strength {report.strength:g})')
+
+
+def _percent(share: Interval) -> str:
+  return f'{100 * share.share:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})'
