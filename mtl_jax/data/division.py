@@ -161,9 +161,9 @@ def _as_found(where: str, parts: Sequence[Part]) -> dict[str, list[str]]:
   """Takes the splits that the data have."""
   number = len({part.name for part in parts})
   if any(part.split is None for part in parts):
-    raise ValueError(f'{where}: found {number} {"class" if number == 1 else "classes"} that are '
-                     f'not in splits train, val and test; divide them by {EXAMPLE}, or name '
-                     'those of each split in a --split_file')
+    raise ValueError(f'{where}: found {number} {"class" if number == 1 else "classes"}, but no '
+                     f'splits train, val and test; divide the classes by {EXAMPLE}, or name those '
+                     'of each split in a --split_file')
   chosen = {split: list(dict.fromkeys(part.name for part in parts if part.split == split))
             for split in pools.SPLITS}
   check_disjoint(where, chosen, f'; {EXAMPLE} pools the splits and divides the classes')

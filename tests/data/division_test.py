@@ -65,7 +65,7 @@ def test_as_found():
                    'test': [('b', ['test/b'])]}
   with pytest.raises(ValueError, match='more than once: a; --split=0.6,0.2,0.2 pools'):
     division.divide('here', parts(('train', 'a'), ('test', 'a'), ('val', 'c')), Wanted())
-  with pytest.raises(ValueError, match='2 classes that are not in splits.*--split=.*--split_file'):
+  with pytest.raises(ValueError, match='2 classes, but no splits.*--split=.*--split_file'):
     division.divide('here', parts((None, 'a'), (None, 'b')), Wanted())
 
 
