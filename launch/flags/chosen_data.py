@@ -25,8 +25,8 @@ def given(values: FlagValues) -> dict[str, Any]:
   Raises:
     ValueError: --split has no three fractions.
   """
-  found = {option: values[flag].value for option, flag in OPTIONS.items()
-           if values[flag].value is not None}
+  found: dict[str, Any] = {option: values[flag].value for option, flag in OPTIONS.items()
+                           if values[flag].value is not None}
   if found.get('split') in pools.SPLITS:  # of a meta-test: which classes the tasks come from
     del found['split']
   if 'split' in found:
@@ -73,7 +73,7 @@ def _place(chosen: Mapping[str, Any]) -> tuple[str, str, str | None]:
 def _divided_as_there(chosen: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
   """Divides the classes as the run did; refuses another way."""
   before = {option: there[option] for option in _DIVIDE if option in there}
-  if not chosen.keys() & {'split', 'split_file'}:
+  if 'split_file' not in chosen and not ('split' in chosen and 'split_file' in before):
     chosen = before | chosen
   now = {option: chosen[option] for option in _DIVIDE if option in chosen}
   if 'split' in now:

@@ -23,7 +23,7 @@ _AT_ONCE = 64  # images that wait, encoded, to be decoded
 
 class Encoded(NamedTuple):
   """An image as it lies in a file."""
-  index: int             # among all images of the set
+  number: int            # of the image, counted over the whole set
   name: str              # what to call it if it is broken
   content: bytes | None  # of an image file; None where it is missing
 
@@ -36,7 +36,7 @@ def load(name: str, key: dict[str, Any], divided: division.Divided,
   Args:
     name: of the data set and its cached entry.
     key: as of `cache.load_or_stream`.
-    divided: split -> classes, with the indices of their images.
+    divided: split -> classes, with the numbers of their images.
     images: called to read them, in any order; those of no class are passed over.
     size: side of the results in pixels.
     skip_broken: leave out images that cannot be read, with a warning.
@@ -60,16 +60,16 @@ def load(name: str, key: dict[str, Any], divided: division.Divided,
 def _decode(name: str, divided: division.Divided, images: Iterable[Encoded], size: int,
             skip_broken: bool, scratch: BinaryIO) -> np.ndarray:
   """Writes each image to its place by class; returns which places hold one: bool [n]."""
-  order = [index for split in pools.SPLITS for _, indices in divided[split] for index in indices]
-  places = {index: place for place, index in enumerate(order)}
+  order = [number for split in pools.SPLITS for _, numbers in divided[split] for number in numbers]
+  places = {number: place for place, number in enumerate(order)}
   sound = np.zeros(len(order), bool)
   broken: list[str] = []
-  wanted = (image for image in images if image.index in places)
+  wanted = (image for image in images if image.number in places)
   for image, decoded in _in_threads(wanted, size):
     if isinstance(decoded, np.ndarray):
-      scratch.seek(places[image.index] * decoded.nbytes)
+      scratch.seek(places[image.number] * decoded.nbytes)
       scratch.write(decoded.tobytes())
-      sound[places[image.index]] = True
+      sound[places[image.number]] = True
     elif skip_broken:
       broken.append(str(decoded))
     else:
@@ -100,13 +100,13 @@ def _classes(name: str, divided: division.Divided, sound: np.ndarray, size: int,
   """Reads the classes of each split back."""
   starts, start = {}, 0
   for split in pools.SPLITS:
-    for class_name, indices in divided[split]:
+    for class_name, numbers in divided[split]:
       starts[class_name] = start
-      start += len(indices)
+      start += len(numbers)
 
   def read_split(split: str) -> Iterator[tuple[str, np.ndarray]]:
-    for class_name, indices in divided[split]:
-      first, count = starts[class_name], len(indices)
+    for class_name, numbers in divided[split]:
+      first, count = starts[class_name], len(numbers)
       kept = sound[first:first + count]
       if not kept.any():
         raise ValueError(f'{name}: class {class_name}: all of its {count} images are broken')

@@ -1,5 +1,6 @@
 """Kinds of image files: which are read, by whom, and how their pixels become RGB of 8 bits."""
 import functools
+import importlib
 import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -75,10 +76,9 @@ def _further_formats(head: bytes, name: str) -> tuple[str, ...]:
 def _register_heif() -> bool:
   """Adds the format HEIF to Pillow; False where pillow-heif is missing."""
   try:
-    import pillow_heif
+    importlib.import_module('pillow_heif').register_heif_opener()
   except ImportError:
     return False
-  pillow_heif.register_heif_opener()
   return True
 
 

@@ -33,8 +33,10 @@ def walk(root: pathlib.Path) -> Tree:
   Returns:
     Folders that hold images, and files, sorted by name.
   """
-  folders, left_out = {}, collections.Counter()
-  waiting = [('', (os.path.realpath(root),))]
+  folders: dict[str, dict[str, str]] = {}
+  left_out: collections.Counter[str] = collections.Counter()
+  # Each with the folders that it lies in, links resolved.
+  waiting: list[tuple[str, tuple[str, ...]]] = [('', (os.path.realpath(root),))]
   while waiting:
     place, above = waiting.pop()
     images = {}

@@ -70,7 +70,7 @@ def test_a_class_in_two_splits_is_pooled_only_when_asked(tmp_path):
 
 
 def test_no_splits_are_explained(tmp_path):
-  with pytest.raises(ValueError, match='birds.csv: found 3 classes .*--split=0.6,0.2,0.2'):
+  with pytest.raises(ValueError, match='birds.csv: found 3 classes, .*--split=0.6,0.2,0.2'):
     load(tmp_path, csv_of('path,class', ROWS))
   with pytest.raises(ValueError, match='of 3 classes'):
     load(tmp_path, csv_of('path,class', ROWS), split=(0.8, 0.1, 0.1))

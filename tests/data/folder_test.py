@@ -190,7 +190,7 @@ def test_classes_are_divided_by_fractions_and_a_seed(tmp_path):
 
 def test_classes_without_splits_say_what_divides_them(tmp_path):
   make_classes(tmp_path / 'tree', 'abc')
-  with pytest.raises(ValueError, match=r'found 3 classes .*--split=0\.6,0\.2,0\.2.*--split_file'):
+  with pytest.raises(ValueError, match=r'found 3 classes, .*--split=0\.6,0\.2,0\.2.*--split_file'):
     load(tmp_path)
   with pytest.raises(ValueError, match=r'leave a class in each .* of 3 classes'):
     load(tmp_path, split=(0.8, 0.1, 0.1))
