@@ -66,7 +66,7 @@ def _place(chosen: Mapping[str, Any]) -> tuple[str, str, str | None]:
   """Where the files of a data set are."""
   kind, _, path = chosen['dataset'].partition(':')
   folder = chosen.get('data_dir')
-  return (kind, os.path.abspath(path) if kind in ('csv', 'hf') else path,
+  return (kind, os.path.abspath(os.path.expanduser(path)) if kind in ('csv', 'hf') else path,
           os.path.abspath(folder) if folder else None)
 
 
@@ -91,4 +91,5 @@ def _typed(divided: Mapping[str, Any]) -> str:
   def text(value):
     return ','.join(f'{each:g}' for each in value) if isinstance(value, list) else str(value)
 
-  return ' '.join(f'--{name}={text(value)}' for name, value in divided.items()) or 'as the data say'
+  said = [f'--{name}={text(divided[name])}' for name in _DIVIDE if name in divided]
+  return ' '.join(said) or 'as the data say'

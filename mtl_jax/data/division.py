@@ -126,6 +126,20 @@ def _counts(number: int, fractions: Fractions) -> list[int]:
   return counts
 
 
+def key(wanted: Wanted) -> dict:
+  """Returns all that decides how the same data are divided, as JSON values, for a cache.
+
+  Args:
+    wanted: as of `divide`.
+
+  Raises:
+    ValueError: the split file cannot be read.
+  """
+  if wanted.split_file is not None:
+    return {'classes': read_file(wanted.split_file)}
+  return {} if wanted.split is None else {'split': list(wanted.split), 'seed': wanted.seed}
+
+
 def divide(where: str, parts: Sequence[Part], wanted: Wanted) -> Divided:
   """Divides what was found, by fractions, by a file, or as the data say.
 

@@ -28,15 +28,16 @@ class Encoded(NamedTuple):
   content: bytes | None  # of an image file; None where it is missing
 
 
-def load(name: str, key: dict[str, Any], divided: division.Divided,
+def load(name: str, key: dict[str, Any], divide: Callable[[], division.Divided],
          images: Callable[[], Iterable[Encoded]], size: int, skip_broken: bool,
          root: pathlib.Path) -> types.Dataset:
   """Reads a data set from the cache, or decodes it into the cache.
 
   Args:
     name: of the data set and its cached entry.
-    key: as of `cache.load_or_stream`.
-    divided: split -> classes, with the numbers of their images.
+    key: as of `cache.load_or_stream`: all that `divide` and `images` depend on.
+    divide: returns split -> classes, with the numbers of their images; called where the cache does
+      not have them.
     images: called to read them, in any order; those of no class are passed over.
     size: side of the results in pixels.
     skip_broken: leave out images that cannot be read, with a warning.
@@ -50,6 +51,7 @@ def load(name: str, key: dict[str, Any], divided: division.Divided,
   """
   with contextlib.ExitStack() as stack:
     def read() -> pools.Streams:
+      divided = divide()
       scratch = stack.enter_context(tempfile.TemporaryFile(dir=root))
       sound = _decode(name, divided, images(), size, skip_broken, scratch)
       return _classes(name, divided, sound, size, scratch)

@@ -86,8 +86,9 @@ def _parts(path: pathlib.Path, tree: trees.Tree,
     else:
       stray += len(images)
   if not parts and wanted.split_file is None and not splits:
+    found = f'{stray} in no folder of a class' if stray else 'none'
     raise ValueError(f'data_dir {path}: expected images ({" ".join(image_formats.ENDINGS)}) in '
-                     f'class folders, found {f"{stray} in none" if stray else "none"}')
+                     f'folders, one for each class, found {found}')
   trees.check_apart(f'data_dir {path}', {part.name for part in parts})
   notes = [f'{stray} images in no class folder'] * bool(stray)
   notes += [f'folders beside the splits ({trees.some(sorted(beside))})'] * bool(beside)
@@ -101,9 +102,10 @@ def _split_folders(path: pathlib.Path, tree: trees.Tree) -> dict[str, str]:
   """Finds folders that are splits, by name: not those that only hold images themselves."""
   found = {}
   for child in _folders_in(path):
-    holds_classes = any(folder.startswith(f'{child.name}/') for folder in tree.folders)
-    if child.name.lower() in division.ALIASES and (holds_classes or child.name not in tree.folders):
-      found[child.name] = division.ALIASES[child.name.lower()]
+    split = division.ALIASES.get(child.name.lower())
+    if split is not None and (child.name not in tree.folders or any(
+        folder.startswith(f'{child.name}/') for folder in tree.folders)):
+      found[child.name] = split
   return found
 
 
@@ -118,10 +120,10 @@ def _check_whole(path: pathlib.Path, tree: trees.Tree, splits: dict[str, str]) -
     raise ValueError(f'data_dir {path}: expected the folders train, val and test, missing '
                      f"{', '.join(missing)}; {division.EXAMPLE} or a split_file divides the "
                      'classes of all folders')
+  having = {'/'.join(folder.split('/')[:2]) for folder in tree.folders}
   for split in splits:
     for child in _folders_in(path / split):
-      own = f'{split}/{child.name}'
-      if not any(folder == own or folder.startswith(f'{own}/') for folder in tree.folders):
+      if f'{split}/{child.name}' not in having:
         raise ValueError(f'class folder {child}: expected images '
                          f"({' '.join(image_formats.ENDINGS)}), found none")
 

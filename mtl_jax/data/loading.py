@@ -90,6 +90,7 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None,
       or not as expected.
   """
   kind, place = check_name(name)
+  place = os.path.expanduser(place)  # A shell leaves it alone in --dataset=csv:~/birds.csv.
   loader = _LOADERS[kind]
   given = {'data_dir': data_dir, 'split': split, 'split_file': split_file, 'called': called,
            'image_column': image_column, 'label_column': label_column}

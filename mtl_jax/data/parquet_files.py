@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mtl_jax import types
-from mtl_jax.data import cache, columns, division, encoded, folder, pools, trees
+from mtl_jax.data import cache, columns, division, encoded, folder, trees
 
 VERSION = 1  # Counts up when the same files give other arrays.
 _IMAGE, _LABEL = (*columns.IMAGE, 'img'), (*columns.LABEL, 'labels')
@@ -51,18 +51,20 @@ def load(name: str, path: str, cache_dir: str | os.PathLike | None = None,
   try:
     schema = shards[0].file.schema_arrow
     image, label = _image_column(path, schema, named), _label_column(path, schema, named)
-    parts, unlabelled = _parts(shards, label, _class_names(schema, label))
-    divided = division.divide(path, parts, wanted)
     key = {'version': VERSION, 'image_size': size, 'skip_broken': skip_broken,
            'columns': [image, label], 'files': cache.fingerprint(s.path for s in shards),
-           'classes': {split: [c for c, _ in divided[split]] for split in pools.SPLITS}}
-    dataset = encoded.load(name, key, divided, lambda: _images(shards, image), size, skip_broken,
-                           root)
+           'divided': division.key(wanted)}
+
+    def divide() -> division.Divided:
+      parts, unlabelled = _parts(shards, label, _class_names(schema, label))
+      divided = division.divide(path, parts, wanted)
+      trees.report({}, [f'{unlabelled} rows without a label'] * bool(unlabelled))
+      return divided
+
+    return encoded.load(name, key, divide, lambda: _images(shards, image), size, skip_broken, root)
   finally:
     for shard in shards:
       shard.file.close()
-  trees.report({}, [f'{unlabelled} rows without a label'] * bool(unlabelled))
-  return dataset
 
 
 def _open(path: pathlib.Path) -> list[_Shard]:

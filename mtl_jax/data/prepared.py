@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtl_jax import types
-from mtl_jax.data import cache, columns, division, encoded, folder, pools, trees
+from mtl_jax.data import cache, columns, division, encoded, folder, trees
 
 VERSION = 1  # Counts up when the same files give other arrays.
 _NAME = re.compile(r'(?P<set>\w[\w.-]*(?:/\w[\w.+-]*)?)(?::(?P<version>\d+\.\d+\.\d+))?')
@@ -48,20 +48,21 @@ def load(name: str, asked: str, data_dir: str | os.PathLike | None = None,
   place = _find(asked, data_dir)
   builder = _open(place)
   image, label = _features(asked, builder.info.features, named)
-  parts, unlabelled = _parts(builder, image, label)
-  divided = division.divide(f'tfds:{asked}', parts, wanted)
   key = {'version': VERSION, 'image_size': size, 'skip_broken': skip_broken,
-         'features': [image, label],
-         'files': cache.fingerprint(path for path in place.iterdir() if path.is_file()),
-         'classes': {split: [c for c, _ in divided[split]] for split in pools.SPLITS}}
+         'features': [image, label], 'divided': division.key(wanted),
+         'files': cache.fingerprint(path for path in place.iterdir() if path.is_file())}
+
+  def divide() -> division.Divided:
+    parts, unlabelled = _parts(builder, image, label)
+    divided = division.divide(f'tfds:{asked}', parts, wanted)
+    trees.report({}, [f'{unlabelled} examples without a label'] * bool(unlabelled))
+    return divided
 
   def images() -> Iterator[encoded.Encoded]:
     for index, (split, example) in enumerate(_examples(builder, image)):
       yield encoded.Encoded(index, f'{place}: {split} example {index}', example[image])
 
-  dataset = encoded.load(name, key, divided, images, size, skip_broken, root)
-  trees.report({}, [f'{unlabelled} examples without a label'] * bool(unlabelled))
-  return dataset
+  return encoded.load(name, key, divide, images, size, skip_broken, root)
 
 
 def _find(asked: str, data_dir: str | os.PathLike | None) -> pathlib.Path:

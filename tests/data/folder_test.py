@@ -258,3 +258,10 @@ def test_a_folder_has_the_name_it_is_given(tmp_path):
   for name in ('', ' ', 'a\nb', 'x' * 101):
     with pytest.raises(ValueError, match='expected --name to be a printable name'):
       load(tmp_path, split=(0.4, 0.3, 0.3), called=name)
+
+
+def test_images_without_a_class_folder_are_explained(tmp_path):
+  for i in range(3):
+    save(tmp_path / 'tree' / f'{i}.png', np.zeros((9, 9, 3), np.uint8))
+  with pytest.raises(ValueError, match='one for each class, found 3 in no folder of a class'):
+    load(tmp_path, split=(0.4, 0.3, 0.3))

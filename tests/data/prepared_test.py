@@ -135,3 +135,11 @@ def test_a_feature_of_another_name(prepared, tmp_path):
   with pytest.raises(ValueError, match=r"one column 'photo' \(--image_column\), found the columns "
                      'image'):
     load(prepared / 'parquet', tmp_path, image_column='photo')
+
+
+def test_a_second_load_reads_no_example(prepared, tmp_path, monkeypatch):
+  first = load(prepared / 'parquet', tmp_path)
+  monkeypatch.setattr('mtl_jax.data.prepared._examples', lambda *_: pytest.fail('read again'))
+  again = load(prepared / 'parquet', tmp_path)
+  assert again.class_names == first.class_names
+  np.testing.assert_array_equal(again.train.images, first.train.images)
