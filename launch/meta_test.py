@@ -1,6 +1,7 @@
 """Scores a meta-trained (or merely pre-trained) network on tasks of unseen classes (phase 3)."""
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ FLAGS: Groups = {
                   '(update θ).', Path, shown='DIR', required=True),
              data.WORKDIR._replace(required=False, help='Directory of the results; by default '
                                    'meta_test/SETTINGS in --checkpoint.'),
-             *data.SOURCE, *data.CLASSES),
+             *data.SOURCE_OF_TEST, *data.CLASSES),
     'method': (method.ADAPTS._replace(default=None,
                                       help=f'What the inner loop adapts; {_AS_TRAINED}'),
                method.INNER_LR._replace(default=None,
@@ -50,6 +51,7 @@ FLAGS: Groups = {
 _NAMED = ('seed', 'query', 'inner_lr', 'test_inner_steps', 'batch_stats', 'flip_support', 'inner',
           'feature_norm', 'mirror_features', 'temperature', 'compute_dtype', 'center_crop',
           'baseline')
+_MOST_CHARACTERS = 60  # of the name of the data in that
 
 
 def run(values: FlagValues) -> None:
@@ -62,18 +64,20 @@ def run(values: FlagValues) -> None:
   network.backbone_name(values)
   settings = finished.trained_settings(values.checkpoint)
   config = test_config(values, settings)
-  workdir = values.workdir or os.path.join(values.checkpoint, 'meta_test', _name(values, config))
+  split = task.tested_split(values)
+  dataset = data.load_dataset(values, run=settings)
+  workdir = values.workdir or os.path.join(values.checkpoint, 'meta_test',
+                                           _name(values, dataset.name, config))
   results = runs.meta_test_run(
-      data.load_dataset(values, run=settings), checkpoint=values.checkpoint, config=config,
-      split=values.split, protocol=values.protocol, seed=values.seed, workdir=workdir,
-      baseline=values.baseline,
+      dataset, checkpoint=values.checkpoint, config=config, split=split,
+      protocol=values.protocol, seed=values.seed, workdir=workdir, baseline=values.baseline,
       readout=network.readout_options(values), compute_dtype=values.compute_dtype,
       machine=machine.machine(values))
   rows = [(results['method'], results['accuracy'], results['ci95'])]
   if 'baselines' in results:
     update_theta = results['baselines']['update_theta']
     rows.append(('update θ', update_theta['accuracy'], update_theta['ci95']))
-  tables.show(f'{results["dataset"]} {values.split}, {config.way}-way {config.shot}-shot, '
+  tables.show(f'{results["dataset"]} {split}, {config.way}-way {config.shot}-shot, '
               f'{config.query} queries, {values.protocol}, {config.num_tasks} tasks', rows)
   print(f'{results["seconds"]:.1f} s; written to {os.path.join(workdir, "results.json")}')
 
@@ -113,9 +117,11 @@ def _given(**fields: Any) -> dict[str, Any]:
   return {name: value for name, value in fields.items() if value is not None}
 
 
-def _name(values: FlagValues, config: MetaTestConfig) -> str:
-  name = (f'{values.dataset}_{values.split}_{config.way}way_{config.shot}shot_{values.protocol}_'
-          f'{config.num_tasks}tasks')
+def _name(values: FlagValues, dataset: str, config: MetaTestConfig) -> str:
+  """The name of the directory where none is given; data of one's own may be called anything."""
+  data_name = re.sub(r'[^\w.-]+', '_', dataset)[:_MOST_CHARACTERS]
+  name = (f'{data_name}_{task.tested_split(values)}_{config.way}way_{config.shot}shot_'
+          f'{values.protocol}_{config.num_tasks}tasks')
   return '_'.join([name, *(f'{flag}{values[flag].value}' for flag in _NAMED
                            if values[flag].present)])
 

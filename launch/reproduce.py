@@ -57,7 +57,7 @@ FLAGS: Groups = {
              Flag('pretrained', 'Work directory of a finished pre-training to take instead.', Path,
                   shown='DIR'),
              data.DATASET._replace(default=None,
-                                   help=f'Data set: one of {", ".join(data_sets.NAMES)}; by '
+                                   help=f'Data set: one of {", ".join(data_sets.FORMS)}; by '
                                    'default that of --table (of several fc100), and glyphs for '
                                    '--budget=smoke.'),
              *data.SOURCE[1:]),
@@ -75,7 +75,8 @@ FLAGS: Groups = {
 _TRANSFER = {'sources': 'sources', 'targets': 'targets', 'rows': 'rows', 'shots': 'shots',
              'base_parts': 'parts'}
 # Those that a command line has to say for the figures to be found again.
-_SAID = ('width', 'pretrain_steps', 'meta_steps', 'num_tasks', 'image_size', 'center_crop')
+_SAID = ('width', 'pretrain_steps', 'meta_steps', 'num_tasks', 'image_size', 'center_crop', 'split',
+         'split_seed', 'name', 'image_column', 'label_column')
 
 
 def run(values: FlagValues) -> None:
@@ -134,6 +135,9 @@ def transfer_budget(values: FlagValues) -> transfer_rows.Budget:
   for target in budget.targets:
     if target not in data_sets.NAMES:
       raise ValueError(f'expected --targets among {", ".join(data_sets.NAMES)}, got {target!r}')
+  if values.data_dir is not None and set(budget.targets) <= {data_sets.DRAWN}:
+    raise ValueError(f'--data_dir={values.data_dir} does not go with --targets={data_sets.DRAWN}, '
+                     'which is drawn and reads no folder')
   for row in budget.rows:
     if transfer_rows.without_hard_tasks(row) not in transfer_rows.ROWS:
       raise ValueError(f'expected --rows among {", ".join(transfer_rows.ROWS)}, got {row!r}')
@@ -161,9 +165,7 @@ def request_of(values: FlagValues) -> rows.Request:
   table, budget = values.table, _budget(values)
   published = table if table in paper.SHOTS else 'fc100'
   dataset = values.dataset or budget.dataset or published
-  if dataset not in data_sets.NAMES:
-    raise ValueError(f'unknown data set {dataset!r}; expected one of '
-                     f'{", ".join(data_sets.NAMES)}')
+  data_sets.check_name(dataset)
   if values.pretrained is not None:
     if values.pretrain_steps or values.width:
       raise ValueError('--pretrain_steps and --width do not go with --pretrained, which is trained '

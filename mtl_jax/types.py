@@ -57,6 +57,7 @@ class Dataset(NamedTuple):
   test: ImagePool
   class_names: dict[str, tuple[str, ...]]  # split name -> one name per class
   flip: bool                               # whether a mirrored image is still of its class
+  origin: dict[str, Any] | None = None     # options of `data.load` that load it again, if that did
 
   def normalized_by(self, normalization: Normalization) -> 'Dataset':
     """Returns the data set with another normalisation in all splits.

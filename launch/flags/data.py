@@ -10,28 +10,45 @@ from mtl_jax.configs import MetaTrainConfig, PretrainConfig
 from mtl_jax.data import transforms
 from mtl_jax.runs import hosts
 
+from . import chosen_data
 from .declared import Flag, Flags, of_field, value_of
 
 WORKDIR = Flag('workdir', 'Directory of the run; a run found there is resumed.', Path, shown='DIR',
                required=True)
 
-DATASET = Flag('dataset', f'Data set: one of {", ".join(data.NAMES)}.', str, 'glyphs')
+DATASET = Flag('dataset', f'Data set: one of {", ".join(data.FORMS)}; by default folder with '
+               '--data_dir, else that of the run that is gone on from, else glyphs.', str)
 IMAGE_SIZE = Flag('image_size', 'Side of the images in pixels; by default as in the run that is '
                   "gone on from, or the data set's own.", int, least=16, most=640)
-SOURCE: Flags = (
+SPLIT = Flag('split', 'For images of your own: fractions of the classes for train, val and test, '
+             'such as 0.6,0.2,0.2; by default as the run has it that is gone on from, or the data.',
+             str, shown='X,Y,Z')
+_PLACE: Flags = (
     DATASET,
     Flag('data_dir', 'Folder with the archive or images of the data set; never written to.', Path,
          shown='DIR'),
     Flag('cache_dir', "Where decoded images are kept; by default the user's cache folder.", Path,
          shown='DIR'),
     IMAGE_SIZE,
-    Flag('split_file', 'For --dataset=folder: JSON file with the classes of each split.', Path,
+)
+_OWN: Flags = (
+    Flag('split_seed', 'With --split: decides which classes go where; by default 0, whatever '
+         '--seed is.', int, least=0),
+    Flag('split_file', 'For images of your own: JSON file with the classes of each split.', Path,
          shown='FILE'),
+    Flag('name', 'For images of your own: what the run and its results call them; by default '
+         'their folder or file.', str),
+    Flag('image_column', 'For csv:, hf: and tfds: column of the images, where its name does not '
+         'tell.', str),
+    Flag('label_column', 'For csv:, hf: and tfds: column of the classes, where its name does not '
+         'tell.', str),
     Flag('skip_broken_images', 'Leave out images that cannot be read, instead of stopping '
-         '(folder, mini_imagenet, tiered_imagenet).', bool, False),
+         '(images of your own, mini_imagenet, tiered_imagenet).', bool, False),
     Flag('center_crop', 'Side of the middle that is kept, in pixels; by default all of it.', int,
          least=16),
 )
+SOURCE: Flags = (*_PLACE, SPLIT, *_OWN)
+SOURCE_OF_TEST: Flags = (*_PLACE, *_OWN)  # its --split says more, see `task.TESTING`
 
 BASE_CLASSES = Flag(
     'base_classes', 'Base classes to train on: all; fold:K/N, every N-th class from the K-th on; '
@@ -76,7 +93,7 @@ def load_dataset(values: FlagValues, name: str | None = None,
     values: parsed flags; SOURCE, and CLASSES where the command has them.
     name: of the data set, where --dataset is not what decides it.
     run: settings of the run that is gone on from: its images have the size and the channels that
-      those of the data set are given.
+      those of the data set are given, and its data are taken or divided as there.
 
   Raises:
     ValueError: an unknown name, or data that is missing, damaged or not as expected.
@@ -86,7 +103,7 @@ def load_dataset(values: FlagValues, name: str | None = None,
     channels = run['image_shape'][2]
     if size is None and values.center_crop is None:
       size = run['image_shape'][0]
-  dataset = _load(values, name or values.dataset, size, channels, values.split_file)
+  dataset = _load(values, chosen_data.options(values, name, run), size, channels)
   dataset = transforms.choose_classes(dataset, value_of(values, BASE_CLASSES))
   if value_of(values, ROTATED_CLASSES):
     dataset = transforms.rotate_train_classes(dataset)
@@ -108,15 +125,21 @@ def load_target(values: FlagValues, name: str, image_size: int | None,
   Raises:
     ValueError: data that is missing, damaged or not as expected.
   """
-  # Of several targets, the split file is that of the folder.
-  return _load(values, name, image_size, channels,
-               values.split_file if name == 'folder' else None)
+  # Of several targets, what divides classes is for one's own, and the folder for what reads one.
+  options = chosen_data.given(values)
+  if name not in data.OWN:
+    options = {'data_dir': options.get('data_dir')} if name != data.DRAWN else {}
+  return _load(values, {**options, 'dataset': name}, image_size, channels)
 
 
-def _load(values, name, image_size, channels, split_file):
+def _load(values: FlagValues, options: Mapping[str, Any], image_size: int | None,
+          channels: int | None) -> types.Dataset:
+  """Loads a data set by `options` of `data.load`, of which `dataset` is its name."""
+  others = dict(options)
+  name = others.pop('dataset')
   dataset = hosts.in_turn(lambda: data.load(
-      name, data_dir=values.data_dir, cache_dir=values.cache_dir, image_size=image_size,
-      split_file=split_file, skip_broken=values.skip_broken_images))
+      name, **others, cache_dir=values.cache_dir, image_size=image_size,
+      skip_broken=values.skip_broken_images))
   return dataset if channels is None else transforms.with_channels(dataset, channels)
 
 

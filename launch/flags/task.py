@@ -36,7 +36,9 @@ TESTING: Flags = (
     WAY._replace(default=None, help='Classes of a task (N); by default as in --checkpoint, or 5.'),
     SHOT._replace(default=None,
                   help='Support images per class (K); by default as in --checkpoint, or 1.'),
-    Flag('split', 'Classes that the tasks come from.', SPLITS, 'test'),
+    Flag('split', 'Classes that the tasks come from; or, for images of your own, fractions of the '
+         'classes for train, val and test, such as 0.6,0.2,0.2, where the run in --checkpoint does '
+         'not say so already: then test.', str, 'test', shown=f'{"|".join(SPLITS)}|X,Y,Z'),
     NUM_TASKS,
     Flag('protocol', 'inductive: 15 queries, running statistics; paper: as many queries as shots, '
          'batch statistics, support doubled by flips.', str, 'inductive',
@@ -46,6 +48,21 @@ TESTING: Flags = (
          bool),
     SEED,
 )
+
+
+def tested_split(values: FlagValues) -> str:
+  """Returns the split that the tasks of a meta-test come from.
+
+  Args:
+    values: parsed flags.
+
+  Raises:
+    ValueError: --split names no split, and has no fractions.
+  """
+  if values.split not in SPLITS and ',' not in values.split:
+    raise ValueError(f'expected --split to be one of {", ".join(SPLITS)}, or fractions of the '
+                     f'classes for them, such as 0.6,0.2,0.2, got {values.split!r}')
+  return values.split if values.split in SPLITS else 'test'
 
 
 def validation(values: FlagValues, inner: InnerLoop) -> runs.Validation:

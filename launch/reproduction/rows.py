@@ -13,7 +13,7 @@ from absl.flags import FlagValues
 from mtl_jax import episodes, runs
 from mtl_jax.configs import MetaTestConfig
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import workdirs
+from mtl_jax.runs import records, workdirs
 from mtl_jax.types import Dataset
 
 from .. import meta_train, pretrain
@@ -142,7 +142,8 @@ def _run_all(request: Request, dataset: Dataset, workdir: str, command: str,
     folder = os.path.join(workdir, job.folder)
     done.append((job, _run(job, request, dataset, pretrained, folder, machine)))
   results = {'command': 'reproduce', 'command_line': command, 'table': request.table,
-             'budget': request.budget_name, 'dataset': request.dataset, 'seed': request.seeds[0],
+             'budget': request.budget_name, 'dataset': dataset.name,
+             'data': records.describe_data(dataset), 'seed': request.seeds[0],
              'seeds': list(request.seeds), 'shots': list(request.shots), 'pretrain': pretraining,
              **summary.summarize(done, workdir)}
   if request.table == 'curves':
@@ -156,7 +157,7 @@ def _settings(request: Request, dataset: Dataset) -> dict[str, Any]:
             for name, value in request.budget._asdict().items()
             if name not in ('dataset', 'ablation_shots')}
   return {'command': 'reproduce', 'table': request.table, 'budget': request.budget_name,
-          'dataset': request.dataset, 'image_shape': list(dataset.train.images.shape[1:]),
+          'dataset': dataset.name, 'image_shape': list(dataset.train.images.shape[1:]),
           'shots': list(request.shots), 'seeds': list(request.seeds),
           'pretrained': request.pretrained and os.path.abspath(request.pretrained), **budget,
           # What differs is named in order: the table before its rows.

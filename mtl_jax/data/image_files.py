@@ -9,10 +9,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from mtl_jax.data import cache, pools
+from mtl_jax.data import cache, image_formats, pools
 
-ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF')  # by content, as endings are often wrong
 SKIP_HINT = 'replace it, or pass --skip_broken_images to leave such images out'
 
 
@@ -59,11 +57,18 @@ def scan(folder: pathlib.Path) -> dict[str, str]:
   found = {}
   with os.scandir(folder) as entries:
     for file in entries:
-      wanted = file.name.lower().endswith(ENDINGS) and not file.name.startswith('.')
-      if wanted and file.is_file():
-        stat = file.stat()
-        found[file.name] = f'{stat.st_size} {stat.st_mtime_ns}'
+      if image_formats.is_image(file.name) and file.is_file():
+        found[file.name] = stamp(file.stat())
   return dict(sorted(found.items()))
+
+
+def stamp(stat: os.stat_result) -> str:
+  """Returns size and time of change of a file.
+
+  Args:
+    stat: of the file.
+  """
+  return f'{stat.st_size} {stat.st_mtime_ns}'
 
 
 def class_files(folder: pathlib.Path) -> ClassFiles:
@@ -77,9 +82,19 @@ def class_files(folder: pathlib.Path) -> ClassFiles:
   """
   found = scan(folder)
   if not found:
-    raise ValueError(f"class folder {folder}: expected images ({' '.join(ENDINGS)}), found none")
-  changes = cache.digest([os.path.abspath(folder), found])
-  return ClassFiles(folder.name, str(folder), list(found), changes)
+    raise ValueError(f"class folder {folder}: expected images ({' '.join(image_formats.ENDINGS)}), "
+                     'found none')
+  return ClassFiles(folder.name, str(folder), list(found), folder_digest(folder, found))
+
+
+def folder_digest(folder: pathlib.Path, found: Mapping[str, str]) -> str:
+  """Computes a digest that differs when an image of a folder was added, removed or replaced.
+
+  Args:
+    folder: where the images lie.
+    found: of `scan`.
+  """
+  return cache.digest([os.path.abspath(folder), found])
 
 
 def fingerprint(files: Mapping[str, Sequence[ClassFiles]]) -> str:
@@ -132,7 +147,7 @@ def decode(name: str, classes: Iterable[tuple[str, Sequence[Any]]],
   # Threads suffice: Pillow decodes without holding Python's lock.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for class_name, items in classes:
-      results = pool.map(lambda item: _try(read, item), items)
+      results = pool.map(lambda item: attempt(read, item), items)
       images = list(_sound(results, skip_broken, broken))
       if not images:
         raise ValueError(f'{name}: class {class_name}: all of its {len(items)} images are broken, '
@@ -143,9 +158,20 @@ def decode(name: str, classes: Iterable[tuple[str, Sequence[Any]]],
                   stacklevel=2)
 
 
-def _try(read: Callable[[Any], np.ndarray], item: Any) -> np.ndarray | ValueError:
+def attempt(read: Callable[[Any], np.ndarray], item: Any) -> np.ndarray | ValueError:
+  """Returns an image, or the error that says why it is broken.
+
+  Args:
+    read: as in `decode`.
+    item: what it is passed.
+
+  Raises:
+    MissingReader: the image may well be sound.
+  """
   try:
     return read(item)
+  except image_formats.MissingReader:  # Left out, it would stay so in the cache once installed.
+    raise
   except ValueError as e:
     return e
 
@@ -174,6 +200,7 @@ def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
 
   Raises:
     ValueError: the file is missing, empty or broken.
+    MissingReader: as in `decode_image`.
   """
   if os.path.exists(path) and os.path.getsize(path) == 0:
     raise ValueError(f'{path}: empty file (0 bytes)')
@@ -193,27 +220,15 @@ def decode_image(file: str | os.PathLike | BinaryIO, name: str, size: int) -> np
 
   Raises:
     ValueError: it is broken.
+    MissingReader: it takes a package that is not installed; a ValueError as well.
   """
   try:
-    with Image.open(file, formats=FORMATS) as image:
+    with image_formats.open_image(file, name) as image:
       image.load()
-      upright = to_rgb(ImageOps.exif_transpose(image))
+      upright = image_formats.to_rgb(image)
       return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR))
+  except image_formats.MissingReader:
+    raise
   except Exception as e:  # Damaged files make decoders raise nearly anything.
     reason = ' '.join(str(e).split()) or type(e).__name__
     raise ValueError(f'{name}: broken image ({reason})') from e
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-  """Converts any image to RGB: 16 bits are scaled to 8, transparency is laid over white.
-
-  Args:
-    image: of any mode.
-  """
-  if image.mode.startswith('I'):  # 16-bit grey; `convert` would clip at 255.
-    values = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
-    image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
-  if 'A' in image.mode or 'transparency' in image.info:
-    white = Image.new('RGBA', image.size, 'white')
-    image = Image.alpha_composite(white, image.convert('RGBA'))
-  return image.convert('RGB')

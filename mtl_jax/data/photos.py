@@ -1,4 +1,5 @@
 """Photos as they lie in a folder, without classes or splits: found, and decoded some at a time."""
+import collections
 import concurrent.futures
 import os
 import pathlib
@@ -6,11 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mtl_jax.data import image_files
+from mtl_jax.data import image_files, image_formats, trees
 
 
 def find(places: Sequence[str | os.PathLike]) -> list[str]:
   """Lists image files, in folders and the folders below them, sorted by path.
+
+  Says which other files lie there.
 
   Args:
     places: folders or files; a file is taken whatever its ending.
@@ -23,16 +26,22 @@ def find(places: Sequence[str | os.PathLike]) -> list[str]:
     ValueError: a folder holds no image.
   """
   found: list[str] = []
+  left_out: collections.Counter[str] = collections.Counter()
   for place in map(pathlib.Path, places):
     if place.is_dir():
-      inside = sorted(str(path) for path in place.rglob('*') if _is_image(path, place))
+      tree = trees.walk(place)
+      inside = sorted(str(place / folder / name) for folder, names in tree.folders.items()
+                      for name in names)
       if not inside:
-        raise ValueError(f'{place}: expected images ({" ".join(image_files.ENDINGS)}), found none')
+        raise ValueError(f'{place}: expected images ({" ".join(image_formats.ENDINGS)}), found '
+                         'none')
       found += inside
+      left_out += tree.left_out
     elif place.exists():
       found.append(str(place))
     else:
       raise FileNotFoundError(f'{place} does not exist: expected a folder of images, or an image')
+  trees.report(left_out)
   return found
 
 
@@ -59,8 +68,3 @@ def decode(paths: Sequence[str], size: int, per_batch: int) -> Iterator[np.ndarr
     for following in [*batches[1:], []]:
       ready, waiting = waiting, start(following)
       yield np.stack([future.result() for future in ready])
-
-
-def _is_image(path: pathlib.Path, place: pathlib.Path) -> bool:
-  hidden = any(part.startswith('.') for part in path.relative_to(place).parts)
-  return path.name.lower().endswith(image_files.ENDINGS) and not hidden and path.is_file()

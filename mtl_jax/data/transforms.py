@@ -101,7 +101,8 @@ def resize(dataset: types.Dataset, size: int) -> types.Dataset:
   """
   resized = [pool._replace(images=pools.resize(np.asanyarray(pool.images), size))
              for pool in (dataset.train, dataset.val, dataset.test)]
-  return pools.dataset(dataset.name, resized, dataset.class_names, dataset.flip)
+  found = pools.dataset(dataset.name, resized, dataset.class_names, dataset.flip)
+  return found._replace(origin=dataset.origin)
 
 
 def center_crop(dataset: types.Dataset, size: int) -> types.Dataset:

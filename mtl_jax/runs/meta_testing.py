@@ -54,7 +54,8 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
   finished.check_statistics(os.fspath(checkpoint), run.settings, config.inner.batch_stats_mode)
   plain = learnable.nothing_learned(run.backbone, config.way)
   meta_params = _meta_params(run, plain, checkpoint, config.way)
-  settings = {'command': 'meta_test', 'dataset': dataset.name, 'split': split,
+  data = records.describe_data(dataset)
+  settings = {'command': 'meta_test', 'dataset': dataset.name, 'data': data, 'split': split,
               'protocol': protocol, 'seed': seed, 'config': configs.to_json(config),
               'baseline': baseline, 'images': records.digest(pool), 'checkpoint': run.settings}
   if (results := records.claim(workdir, settings)) is not None:
@@ -73,7 +74,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
   results = {'command': 'meta_test', 'accuracy': accuracy, 'ci95': ci95,
              'num_tasks': config.num_tasks, 'way': config.way, 'shot': config.shot,
              'query': config.query, 'protocol': protocol, 'split': split,
-             'dataset': dataset.name, 'method': _row_name(run, config)}
+             'dataset': dataset.name, 'data': data, 'method': _row_name(run, config)}
   if baseline and run.meta_params is not None:
     # Without meta-learning the paper adapts θ alone; a run that adapts the network is compared with
     # that row.

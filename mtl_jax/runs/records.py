@@ -46,12 +46,30 @@ def training_settings(command: str, dataset: Dataset, backbone: Mapping[str, Any
   pool = dataset.train
   normalization = {} if pool.normalization is None else {
     name: np.asarray(value).tolist() for name, value in pool.normalization._asdict().items()}
-  return {'command': command, 'dataset': dataset.name, 'image_shape': list(pool.images.shape[1:]),
+  return {'command': command, 'dataset': dataset.name, 'data': describe_data(dataset),
+          'image_shape': list(pool.images.shape[1:]),
           'num_classes': len(pool.class_sizes), 'num_images': len(pool.images),
           'images': {split: digest(getattr(dataset, split)) for split in ('train', 'val')},
           'normalization': normalization, 'backbone': dict(backbone),
           'config': configs.to_json(config), 'validation': configs.to_json(validation),
           'seed': seed}
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+  """Returns what settings and results say of the data, beside their name.
+
+  Where the files lay decides nothing: work directories are compared without it (`workdirs.claim`).
+
+  Args:
+    dataset: the images.
+
+  Returns:
+    `origin`, where the data set has one; numbers of classes by split, and [H, W, C] of an image.
+  """
+  return {**(dataset.origin or {}),
+          'num_classes': {split: len(getattr(dataset, split).class_sizes)
+                          for split in ('train', 'val', 'test')},
+          'image_shape': list(dataset.train.images.shape[1:])}
 
 
 def digest(pool: ImagePool) -> int:
@@ -81,7 +99,9 @@ def claim(workdir: str, settings: dict[str, Any]) -> dict[str, Any] | None:
     ValueError: the directory is that of another run, or processes have different settings.
     OSError: it cannot be made or written.
   """
-  hosts.same_everywhere(settings, 'settings')
+  # Files may lie elsewhere on each host; that they are the same is in `images`.
+  hosts.same_everywhere({name: value for name, value in settings.items() if name != 'data'},
+                        'settings')
 
   def on_disk():
     workdirs.claim(workdir, settings)
@@ -123,7 +143,7 @@ def finish(workdir: str, settings: Mapping[str, Any], fitted: Fitted, layout: La
     OSError: something could not be written.
   """
   results = {'command': settings['command'], 'dataset': settings['dataset'],
-             'steps': fitted.last_step, 'best_step': fitted.step,
+             'data': settings['data'], 'steps': fitted.last_step, 'best_step': fitted.step,
              'validation_accuracy': fitted.accuracy, 'seed': settings['seed'],
              'seconds': fitted.seconds, 'resumed_from': fitted.resumed_from,
              **machine_results(layout)}

@@ -21,6 +21,7 @@ from mtl_jax.runs import differences, orbax_io
 
 _SETTINGS, _RESULTS = 'settings.json', 'results.json'
 _UNFINISHED = '.tmp'  # ending of a file until it is whole
+_DATA = 'data'  # in settings: where images came from, which decides nothing beside their checksum
 
 
 def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
@@ -28,7 +29,7 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
 
   Args:
     workdir: directory of the run; made, with its parents, where it is missing.
-    settings: all that decides the outcome of the run; values that JSON can hold.
+    settings: all that decides the outcome of the run, and `data`; values that JSON can hold.
 
   Raises:
     ValueError: the directory belongs to a run with other settings, holds other files, is a file, or
@@ -202,8 +203,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _refuse_other_settings(workdir: str, there: dict[str, Any], here: dict[str, Any]) -> None:
-  """Raises ValueError that names what differs."""
-  if found := differences.find(there, here):
+  """Raises ValueError that names what differs; other places of the same data do not count."""
+  found = differences.find(there, here)
+  if any(not each.name.startswith(f'{_DATA}.') and each.name != _DATA for each in found):
     raise ValueError(f'work directory {workdir} belongs to a run with other settings: '
                      f'{differences.summarize(found)}; choose another --workdir')
 

@@ -30,7 +30,7 @@ def one_line(error):
 def test_tree_of_splits(tmp_path):
   make_tree(tmp_path / 'tree')
   dataset = load(tmp_path)
-  assert dataset.flip and dataset.name == 'folder'
+  assert dataset.flip and dataset.name == 'tree'  # that of the folder
   for s, split in enumerate(('train', 'val', 'test')):
     pool = getattr(dataset, split)
     assert dataset.class_names[split] == (f'{split}_0', f'{split}_1')
@@ -157,5 +157,111 @@ def test_changed_image_is_seen(tmp_path):
 
 
 def test_split_file_for_another_set_is_refused(tmp_path):
-  with pytest.raises(ValueError, match='fc100 is split already; only folder takes one'):
+  with pytest.raises(ValueError, match='fc100 is split already; only images of your own'):
     data.load('fc100', split_file=tmp_path / 'split.json')
+
+
+def make_classes(root, names, images=2):
+  for c, name in enumerate(names):
+    for i in range(images):
+      save(root / name / f'{i}.png', np.full((9, 9, 3), 10 * c + i, np.uint8))
+  return root
+
+
+def classes_of(dataset):
+  return {split: list(names) for split, names in dataset.class_names.items()}
+
+
+def test_classes_are_divided_by_fractions_and_a_seed(tmp_path):
+  make_classes(tmp_path / 'tree', 'abcdefghij')
+  dataset = load(tmp_path, split=(0.6, 0.2, 0.2))
+  assert [len(names) for names in dataset.class_names.values()] == [6, 2, 2]
+  assert sorted(sum(classes_of(dataset).values(), [])) == list('abcdefghij')
+  for split in ('train', 'val', 'test'):  # each class has its own images still
+    pool = getattr(dataset, split)
+    assert pool.images[::2, 4, 4, 1].tolist() == [
+        10 * (ord(name) - ord('a')) for name in dataset.class_names[split]]
+  assert classes_of(load(tmp_path, split=(0.6, 0.2, 0.2))) == classes_of(dataset)
+  assert classes_of(load(tmp_path, split=(0.6, 0.2, 0.2), split_seed=1)) != classes_of(dataset)
+  assert len(load(tmp_path, split=(0.4, 0.3, 0.3)).class_names['val']) == 3
+  assert dataset.origin == {'dataset': 'folder', 'data_dir': str(tmp_path / 'tree'),
+                            'split': [0.6, 0.2, 0.2], 'split_seed': 0}
+
+
+def test_classes_without_splits_say_what_divides_them(tmp_path):
+  make_classes(tmp_path / 'tree', 'abc')
+  with pytest.raises(ValueError, match=r'found 3 classes, .*--split=0\.6,0\.2,0\.2.*--split_file'):
+    load(tmp_path)
+  with pytest.raises(ValueError, match=r'leave a class in each .* of 3 classes'):
+    load(tmp_path, split=(0.8, 0.1, 0.1))
+  with pytest.raises(ValueError, match='three fractions above 0 that sum to 1'):
+    load(tmp_path, split=(0.6, 0.2, 0.1))
+
+
+def test_folders_of_images_in_class_folders_and_nested_classes(tmp_path):
+  make_classes(tmp_path / 'tree', ['n01/images', 'n02/images', 'Fruit/Apple/Golden', 'Fruit/Pear'])
+  dataset = load(tmp_path, split=(0.5, 0.25, 0.25))
+  assert sorted(sum(classes_of(dataset).values(), [])) == [
+      'Fruit/Apple/Golden', 'Fruit/Pear', 'n01', 'n02']
+
+
+def test_nested_classes_in_splits(tmp_path):
+  make_classes(tmp_path / 'tree', ['train/Fruit/Apple', 'val/Fruit/Pear', 'test/Nut/images'])
+  assert classes_of(load(tmp_path)) == {'train': ['Fruit/Apple'], 'val': ['Fruit/Pear'],
+                                        'test': ['Nut']}
+
+
+def test_a_class_within_a_class_is_refused(tmp_path):
+  make_classes(tmp_path / 'tree', ['Fruit', 'Fruit/Apple', 'Nut', 'Bean'])
+  with pytest.raises(ValueError, match='in Fruit or in folders below it, found both, .*Fruit/Appl'):
+    load(tmp_path, split=(0.4, 0.3, 0.3))
+
+
+def test_splits_with_the_same_classes_are_pooled_when_asked(tmp_path):
+  make_classes(tmp_path / 'tree', [f'{split}/{c}' for split in ('train', 'valid', 'test')
+                                   for c in 'abc'])
+  with pytest.raises(ValueError, match='more than once: a, b, c; --split=.* pools the splits'):
+    load(tmp_path)
+  dataset = load(tmp_path, split=(0.4, 0.3, 0.3))
+  assert sorted(sum(classes_of(dataset).values(), [])) == ['a', 'b', 'c']
+  assert dataset.train.class_sizes.tolist() == [6]
+
+
+def test_classes_may_be_called_as_splits_are(tmp_path):
+  make_classes(tmp_path / 'tree', ['bus', 'train', 'plane'])
+  dataset = load(tmp_path, split=(0.4, 0.3, 0.3))
+  assert sorted(sum(classes_of(dataset).values(), [])) == ['bus', 'plane', 'train']
+
+
+def test_what_is_left_out_is_said(tmp_path, caplog):
+  tree = make_classes(tmp_path / 'tree', 'abc')
+  for path in ('a/x.txt', 'b/y.TXT', 'b/z.pdf', 'c/README', '.DS_Store'):
+    (tree / path).write_text('no image')
+  (tree / 'docs').mkdir()
+  save(tree / 'cover.png', np.zeros((9, 9, 3), np.uint8))
+  caplog.set_level('INFO', 'absl')
+  load(tmp_path, split=(0.4, 0.3, 0.3))
+  assert [record.getMessage() for record in caplog.records] == [
+      'left out: 2 .txt, 1 .pdf, 1 without ending, 1 images in no class folder, folders without '
+      'images (docs)']
+
+
+def test_links_in_a_circle_end(tmp_path):
+  tree = make_classes(tmp_path / 'tree', 'abc')
+  (tree / 'a' / 'up').symlink_to(tree)
+  assert load(tmp_path, split=(0.4, 0.3, 0.3)).train.class_sizes.tolist() == [2]
+
+
+def test_a_folder_has_the_name_it_is_given(tmp_path):
+  make_classes(tmp_path / 'tree', 'abc')
+  assert load(tmp_path, split=(0.4, 0.3, 0.3), called='Étoiles 2').name == 'Étoiles 2'
+  for name in ('', ' ', 'a\nb', 'x' * 101):
+    with pytest.raises(ValueError, match='expected --name to be a printable name'):
+      load(tmp_path, split=(0.4, 0.3, 0.3), called=name)
+
+
+def test_images_without_a_class_folder_are_explained(tmp_path):
+  for i in range(3):
+    save(tmp_path / 'tree' / f'{i}.png', np.zeros((9, 9, 3), np.uint8))
+  with pytest.raises(ValueError, match='one for each class, found 3 in no folder of a class'):
+    load(tmp_path, split=(0.4, 0.3, 0.3))

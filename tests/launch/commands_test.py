@@ -96,7 +96,7 @@ def test_meta_test_of_a_pretraining_writes_into_its_workdir():
   assert os.path.dirname(written[1]) == str(folder)
   # What is not at its default is in the name, so that other settings have a directory of their own.
   assert os.path.basename(written[1]) == (
-      'folder_test_3way_1shot_paper_10tasks_query4_test_inner_steps5')
+      'data_test_3way_1shot_paper_10tasks_query4_test_inner_steps5')
   with open(written[1] + '/results.json', encoding='utf-8') as file:
     results = json.load(file)
   assert results['method'] == 'update θ' and results['protocol'] == 'paper'

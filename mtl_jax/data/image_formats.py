@@ -1,0 +1,113 @@
+"""Kinds of image files: which are read, by whom, and how their pixels become RGB of 8 bits."""
+import functools
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, features
+
+ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff', '.gif', '.heic', '.heif',
+           '.avif')
+# By content, as endings are often wrong.
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+
+_HEAD = 12  # bytes: in an ISO media file, length and 'ftyp' and then the brand
+_HEIC = frozenset({b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1'})
+_AVIF = frozenset({b'avif', b'avis'})
+_PHOTOMETRIC = 262  # tag of TIFF files: what their zero means
+_WHITE_IS_ZERO = 0
+_MOST_16_BITS = 65535
+
+
+class MissingReader(ValueError):
+  """A sound image that this installation cannot read: never taken for a broken one."""
+
+
+def is_image(name: str) -> bool:
+  """Whether a file is taken for an image, by the ending of its name; hidden ones are not.
+
+  Args:
+    name: of the file, without its folder.
+  """
+  return name.lower().endswith(ENDINGS) and not name.startswith('.')
+
+
+def open_image(file: str | os.PathLike | BinaryIO, name: str) -> Image.Image:
+  """Opens an image, of several the first; its pixels are not read yet.
+
+  Args:
+    file: path or open file.
+    name: what to call it where it cannot be read.
+
+  Raises:
+    MissingReader: it takes a package that is not installed.
+    Exception: it is damaged, or no image.
+  """
+  return Image.open(file, formats=(*FORMATS, *_further_formats(_head(file), name)))
+
+
+def _head(file: str | os.PathLike | BinaryIO) -> bytes:
+  if isinstance(file, str | os.PathLike):
+    with open(file, 'rb') as opened:
+      return opened.read(_HEAD)
+  head = file.read(_HEAD)
+  file.seek(0)
+  return head
+
+
+def _further_formats(head: bytes, name: str) -> tuple[str, ...]:
+  """Returns the format of a file that not every installation reads."""
+  brand = head[8:] if head[4:8] == b'ftyp' else b''
+  if brand in _HEIC:
+    if not _register_heif():
+      raise MissingReader(f"{name}: HEIC images need pillow-heif: pip install 'mtl_jax[photos]'")
+    return ('HEIF',)
+  if brand in _AVIF:
+    if not features.check('avif'):
+      raise MissingReader(f'{name}: AVIF images need Pillow 11.3 or later with its AVIF codec: '
+                          "pip install --upgrade 'pillow>=11.3'")
+    return ('AVIF',)
+  return ()
+
+
+@functools.cache
+def _register_heif() -> bool:
+  """Adds the format HEIF to Pillow; False where pillow-heif is missing."""
+  try:
+    importlib.import_module('pillow_heif').register_heif_opener()
+  except ImportError:
+    return False
+  return True
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+  """Converts any image to RGB, upright: 16 bits are scaled to 8, transparency is laid over white.
+
+  Args:
+    image: as it was opened, loaded.
+
+  Raises:
+    ValueError: pixels of floating point or of more than 16 bits, which have no known white.
+  """
+  tags = getattr(image, 'tag_v2', None)  # of a TIFF file
+  if image.mode == 'F':
+    raise ValueError('floating-point pixels, whose range is not known; save it with 8 or 16 bits')
+  image = ImageOps.exif_transpose(image)
+  if image.mode.startswith('I'):  # 16-bit grey; `convert` would clip at 255.
+    image = Image.fromarray(_from_16_bits(np.asarray(image), tags))
+  if 'A' in image.mode or 'transparency' in image.info:
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image.convert('RGBA'))
+  return image.convert('RGB')
+
+
+def _from_16_bits(values: np.ndarray, tags: Mapping[int, Any] | None) -> np.ndarray:
+  """Scales grey values of 16 bits to 8: uint8 [H, W]."""
+  if tags is not None and (values.max() > _MOST_16_BITS or values.min() < 0):
+    raise ValueError('pixels of more than 16 bits, whose range is not known; save it with 8 or 16')
+  scaled = np.rint(np.clip(values.astype(np.float64), 0, _MOST_16_BITS) / 257).astype(np.uint8)
+  # Of grey values of 8 bits Pillow sees to this itself.
+  white_is_zero = tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+  return 255 - scaled if white_is_zero else scaled
