@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from mtl_jax.data import image_files
+from mtl_jax.data import image_files, image_formats
 from mtl_jax.phases import encoding
 from mtl_jax.runs import finished
 from mtl_jax.runs.finished import FinishedRun
@@ -109,4 +109,4 @@ def _as_image(array: np.ndarray) -> Image.Image:
   if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in (
       array.shape):
     raise TypeError(f'expected an image [H, W], [H, W, 3] or [H, W, 4], got {array.shape}')
-  return image_files.to_rgb(Image.fromarray(array))
+  return image_formats.to_rgb(Image.fromarray(array))
