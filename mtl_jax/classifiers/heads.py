@@ -29,13 +29,15 @@ class Head(NamedTuple):
     return int(np.count_nonzero(self.left_out))
 
 
-def fit(features: np.ndarray, labels: np.ndarray, num_classes: int) -> Head:
+def fit(features: np.ndarray, labels: np.ndarray, num_classes: int,
+        strengths: tuple[float, ...] = STRENGTHS) -> Head:
   """Fits a head to the features of images.
 
   Args:
     features: [n, d]; of any length, as they are brought to length 1.
     labels: int [n], each of 0 .. N - 1 at least once.
     num_classes: N, at least 2.
+    strengths: values of C, of which left-out images choose.
 
   Returns:
     A Head.
@@ -52,7 +54,7 @@ def fit(features: np.ndarray, labels: np.ndarray, num_classes: int) -> Head:
   strength, temperature = _ALONE, 1.0
   logits = np.zeros((len(x), num_classes), np.float32)
   if judged.any():
-    by_strength, _ = leave_one_out.all_logits(basis, weights, labels, num_classes, STRENGTHS)
+    by_strength, _ = leave_one_out.all_logits(basis, weights, labels, num_classes, strengths)
     found = {}
     for candidate, values in by_strength.items():
       best = calibration.best_temperature(values[judged], labels[judged])
