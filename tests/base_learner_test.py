@@ -77,6 +77,18 @@ def test_many_steps_against_numpy(x64, adapt, num_steps, per_step):
   np.testing.assert_allclose(result.support_losses, losses, rtol=1e-11)
 
 
+def test_a_start_that_is_the_same_for_every_class_is_the_zero_start(x64):
+  """The mean of a start over the orders of its classes is one."""
+  p = problem()
+  same = BaseLearner(jnp.repeat(p['kernel'].mean(axis=1, keepdims=True), WAY, axis=1),
+                     jnp.full(WAY, 0.7))
+  zero = base_learner.init(len(p['kernel']), WAY)
+  probabilities = [jax.nn.softmax(base_learner.adapt(
+      start, p['support_features'], p['support_labels'], p['query_features'], inner_lr=0.1,
+      num_steps=7).query_logits) for start in (same, zero)]
+  np.testing.assert_allclose(*probabilities, rtol=1e-9)
+
+
 def test_labels_that_are_not_balanced(x64):
   p = problem(support_labels=np.array([1, 1, 1, 1, 0, 1]))  # Class 2 has no image at all.
   w, b, _ = numpy_adapt(p, 0.2, 9)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from mtl_jax import configs, episodes, execution, learnable
 from mtl_jax.configs import Learn, MetaTestConfig, MetaTrainConfig
@@ -27,7 +28,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
   Args:
     dataset: the tasks come from its split `split`.
     checkpoint: work directory of a finished meta-training, or of a pre-training (then θ starts from
-      zero: update θ).
+      zero: update θ). After a meta-training of another way θ starts from zero too; the rest stays.
     config: settings of the tasks and the inner loop.
     split: 'train', 'val' or 'test'.
     protocol: name to report; its settings are in `config`.
@@ -100,13 +101,19 @@ def _writing(workdir: str, results: dict[str, Any]) -> Callable[[], None]:
 
 def _meta_params(run: FinishedRun, plain: MetaParams, checkpoint: str | os.PathLike,
                  way: int) -> MetaParams:
+  """What was learned; θ of another number of classes starts from zero.
+
+  Classes of a task come in random order. So all that a learned θ could hand to a task of another
+  way is its mean over the orders, which is the same for every class; softmax takes that for zero.
+  """
   if run.meta_params is None:
     return plain
   trained_way = run.meta_params.base_learner.bias.shape[0]
-  if trained_way != way:
-    raise ValueError(f'expected way of {trained_way}, as {checkpoint} was meta-trained for, got '
-                     f'{way}')
-  return run.meta_params
+  if trained_way == way:
+    return run.meta_params
+  logging.info('%s was meta-trained %d-way: for %d ways θ starts from zero, all else as learned',
+               checkpoint, trained_way, way)
+  return run.meta_params._replace(base_learner=plain.base_learner)
 
 
 def _row_name(run: FinishedRun, config: MetaTestConfig) -> str:

@@ -125,11 +125,6 @@ def test_a_pretraining_of_another_architecture_or_image_size(tmp_path, flags, sa
   _refused('meta_train', *_from('meta_train'), *flags, says=says, workdir=tmp_path / 'run')
 
 
-def test_a_meta_training_of_another_way(tmp_path):
-  _refused('meta_test', f'--checkpoint={tiny_runs.meta_trained()}', '--way=2',
-           workdir=tmp_path / 'run', says=['expected way of 3', 'got 2'])
-
-
 @pytest.mark.parametrize(('name', 'flag'),
                          [('meta_train', 'pretrained'), ('meta_test', 'checkpoint')])
 def test_a_checkpoint_that_is_missing_or_unfinished_or_of_another_kind(tmp_path, name, flag):

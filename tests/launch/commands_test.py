@@ -1,4 +1,5 @@
 """Each command, end to end, as a user starts it."""
+import functools
 import json
 import os
 import re
@@ -7,7 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax.runs import checkpoints
+from mtl_jax import base_learner, data
+from mtl_jax.configs import InnerLoop, MetaTestConfig
+from mtl_jax.phases import meta_test
+from mtl_jax.runs import checkpoints, finished, records
 from tests import tiny_runs
 
 COMMON = {'command', 'seconds', 'device', 'versions', 'seed'}
@@ -85,6 +89,22 @@ def test_meta_test_writes_accuracies_and_their_summary(meta_tested):
   assert results['accuracy'] == pytest.approx(accuracies.mean(dtype=np.float64))
   assert results['ci95'] == pytest.approx(1.96 * accuracies.std(dtype=np.float64) / np.sqrt(10))
   assert results['baselines'].keys() == {'update_theta'}
+
+
+def test_another_way_than_meta_trained_keeps_scale_and_shift_and_starts_from_zero(tmp_path):
+  trained = tiny_runs.meta_trained()
+  result = tiny_runs.finished('meta_test', f'--checkpoint={trained}', '--way=2',
+                              f'--workdir={tmp_path / "two"}')
+  assert (f'{trained} was meta-trained 3-way: for 2 ways θ starts from zero, all else as learned'
+          in result.stderr)
+  run = finished.load(trained)
+  pool = data.load('folder', data_dir=tiny_runs.shared() / 'data', image_size=16).test
+  config = MetaTestConfig(num_tasks=10, way=2, shot=1, query=4, inner=InnerLoop(lr=0.01, steps=5))
+  expected = jax.jit(functools.partial(meta_test.accuracies, backbone=run.backbone, config=config))(
+      run.meta_params._replace(base_learner=base_learner.init(run.backbone.feature_dim, 2)),
+      run.backbone_vars, pool._replace(normalization=run.normalization),
+      meta_test.task_keys(records.stream_key(0, 'test'), 10))
+  np.testing.assert_array_equal(np.load(tmp_path / 'two' / 'accuracies.npy'), expected)
 
 
 def test_meta_test_of_a_pretraining_writes_into_its_workdir():
