@@ -12,7 +12,7 @@ from absl.flags import FlagValues
 from mtl_jax.classifiers import Classifier, networks, prediction_files, saved
 
 from . import command
-from .classifier_report import show
+from .classifier_report import show, show_known
 from .flags import data, machine, network
 from .flags.declared import Flag, Groups
 
@@ -100,7 +100,7 @@ def check_places(values: FlagValues) -> None:
 
 
 def predict(classifier: Classifier, values: FlagValues) -> None:
-  """Classifies photos and writes or prints what was found.
+  """Classifies photos, and writes or prints what was found; judges it where the truth is known.
 
   Args:
     classifier: any.
@@ -119,6 +119,7 @@ def predict(classifier: Classifier, values: FlagValues) -> None:
   print(f'{len(predictions)} photos classified'
         + (f', {rejected} of them as none of these' if values.reject is not None else '')
         + (f', {len(problems)} left out' if problems else '') + f'; written to {values.out}')
+  show_known(classifier, predictions)
 
 
 COMMAND = command.Command('adapt', __doc__, EXAMPLES, FLAGS, run,

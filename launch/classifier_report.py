@@ -1,5 +1,8 @@
 """What a classifier says of itself on the terminal."""
-from mtl_jax.classifiers import Classifier
+import pathlib
+from collections.abc import Sequence
+
+from mtl_jax.classifiers import Classifier, Prediction, calibration
 from mtl_jax.classifiers.calibration import Interval
 from mtl_jax.runs import tables
 
@@ -34,6 +37,24 @@ def show(classifier: Classifier) -> None:
   assert report.calibration_error is not None
   print(f'expected calibration error {100 * report.calibration_error:.1f}%, of photos left out '
         f'(temperature {report.temperature:.2f}, strength {report.strength:g})')
+
+
+def show_known(classifier: Classifier, predictions: Sequence[Prediction]) -> None:
+  """Prints how many photos are recognised of those that lie in folders named after classes.
+
+  Args:
+    classifier: any.
+    predictions: what it said.
+  """
+  known = [(found, folder) for found in predictions
+           if (folder := pathlib.Path(found.photo).parent.name) in classifier.names]
+  if not known:
+    return
+  right = [found.label == folder for found, folder in known]
+  error = calibration.error_of([found.probability for found, _ in known], right)
+  share = calibration.wilson(sum(right), len(right))
+  print(f'of {len(known)} photos in folders named after classes {_percent(share)}% are recognised; '
+        f'calibration error {100 * error:.1f}%')
 
 
 def _percent(share: Interval) -> str:

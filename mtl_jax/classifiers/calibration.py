@@ -1,4 +1,5 @@
 """Probabilities that mean what they say, and the error that is left in them."""
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +57,21 @@ def expected_calibration_error(shares: np.ndarray, labels: np.ndarray) -> float:
   Returns:
     In [0, 1].
   """
-  top, correct = shares.max(axis=1), shares.argmax(axis=1) == labels
+  return error_of(shares.max(axis=1), shares.argmax(axis=1) == labels)
+
+
+def error_of(probabilities: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray
+             ) -> float:
+  """Computes the calibration error of answers.
+
+  Args:
+    probabilities: of the answers [n].
+    correct: whether they are right [n].
+
+  Returns:
+    In [0, 1].
+  """
+  top, correct = np.asarray(probabilities), np.asarray(correct)
   bins = np.minimum((top * _BINS).astype(int), _BINS - 1)
   error = 0.0
   for index in range(_BINS):

@@ -101,7 +101,7 @@ def test_a_mislabelled_image_is_named():
 def test_one_image_of_each_class_is_the_nearest_mean():
   features, labels = toy([1, 1, 1])
   found = heads.fit(features, labels, 3)
-  assert not found.left_out.any() and found.temperature == 1
+  assert not found.left_out.any() and (found.strength, found.temperature) == (10.0, 0.3)
   new, new_labels = toy([20] * 3)
   nearest = (softmax_head.unit_length(new) @ softmax_head.unit_length(features).T).argmax(axis=1)
   assert np.mean(heads.logits(found, new).argmax(axis=1) == nearest) > 0.95

@@ -15,7 +15,8 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'benchmarks' / 'RE
 
 def test_the_example_has_finite_gradients_for_all_three_arguments():
   names = runpy.run_path(str(ROOT / 'examples' / 'few_shot_in_30_lines.py'))
-  exec(re.search(r'```python\n(.*?)```', README, re.DOTALL).group(1), names)
+  section = README[README.index('## As a library'):]
+  exec(re.search(r'```python\n(.*?)```', section, re.DOTALL).group(1), names)
   for_phi, for_theta, for_inner_lr = names['gradients']
   assert jax.tree.structure(for_phi) == jax.tree.structure(names['phi'])
   assert for_theta.kernel.shape == (256, 5)

@@ -37,7 +37,8 @@ def test_it_says_how_good_it_is_and_writes_a_row_for_each_photo(saved):
   stdout, classifier, predictions = saved
   for part in (f'3 classes, {3 * NUMBER} photos', 'Photos recognised when left out', 'test2', 'all',
                'expected calibration error', f'saved to {classifier}',
-               f'{3 * NUMBER} photos classified; written to {predictions}'):
+               f'{3 * NUMBER} photos classified; written to {predictions}',
+               f'of {3 * NUMBER} photos in folders named after classes'):
     assert part in stdout
   rows = rows_of(predictions)
   assert len(rows) == 3 * NUMBER
