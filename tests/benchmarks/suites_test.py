@@ -99,6 +99,7 @@ def test_scaling_gives_equal_parameters_by_one_all_reduce(measured):
   assert ('unfused' in scaling._kinds()) == without_fma
 
 
+@pytest.mark.slow
 def test_without_fused_multiply_adds_parameters_are_equal_bit_for_bit(tmp_path, monkeypatch):
   """In processes of their own, each of two devices with one task, as optimised as any."""
   monkeypatch.delenv('XLA_FLAGS')

@@ -1,4 +1,4 @@
-"""Each phase killed once; `python -m tests.runs.kill_resume` does so many times."""
+"""Phases killed once; `python -m tests.runs.kill_resume` does so many times."""
 from typing import NamedTuple
 
 import jax
@@ -42,7 +42,8 @@ def test_metrics_and_state_of_a_run_stopped_at_any_step(tmp_path, die_at):
 
 
 @pytest.mark.parametrize(('phase', 'share'), [
-    ('pretrain', 0.8), ('meta_train', 0.7), ('meta_train_host', 0.7), ('meta_test', 0.8)])
+    pytest.param('pretrain', 0.8, marks=pytest.mark.slow), ('meta_train', 0.7),
+    pytest.param('meta_train_host', 0.7, marks=pytest.mark.slow), ('meta_test', 0.8)])
 def test_a_run_killed_and_started_again_ends_bitwise_as_the_unbroken_one(tmp_path, phase, share):
   unbroken = kill_resume.run_unbroken(phase, tmp_path)
   kill = kill_resume.kill_and_resume(phase, tmp_path / 'killed', unbroken, share)

@@ -14,6 +14,9 @@ from tests.golden import public_recipe as recipe
 
 CASES = [(network, format, size) for network, (format, _, sizes) in public_networks.NETWORKS.items()
          for size in sizes]
+# One size of each network, and all of one that convolves and of one that attends; others are slow.
+_QUICK = [(network, size) for network, (_, _, sizes) in public_networks.NETWORKS.items()
+          for size in (sizes if network in ('resnet18', 'vit_small_16') else sizes[:1])]
 
 
 def tensors(network, format):
@@ -22,7 +25,8 @@ def tensors(network, format):
           for place, shape in public_runs.tensors_of({'name': network}, format)}
 
 
-@pytest.mark.parametrize('network, format, size', CASES)
+@pytest.mark.parametrize('network, format, size', [
+    pytest.param(*case, marks=() if case[::2] in _QUICK else pytest.mark.slow) for case in CASES])
 def test_features_are_those_of_the_other_side(network, format, size):
   found = public_runs.from_public(tensors(network, format), format)
   assert found.backbone == {'name': network} and not found.left_out
