@@ -21,9 +21,10 @@ from mtl_jax.runs.checkpoints import Checkpoints
 from mtl_jax.runs.metrics import MetricWriter
 from mtl_jax.runs.profiling import Trace
 from mtl_jax.runs.progress import Progress
+from mtl_jax.types import Score
 
 Advance = Callable[[Any], tuple[Any, Mapping[str, Any]]]  # state -> (later state, metrics)
-Validate = Callable[[Any], float]                         # state -> accuracy in [0, 1]
+Validate = Callable[[Any], Score]                         # state -> how well it does
 Found = tuple[int, Any] | None                            # (step, state) of a checkpoint
 
 
@@ -32,7 +33,7 @@ class Fitted(NamedTuple):
   state: Any         # the snapshot of highest validation accuracy
   step: int          # its step
   last_step: int     # steps taken in all; calls of several steps may go past num_steps
-  accuracy: float    # its accuracy on the validation tasks, in [0, 1]
+  score: Score       # of it, on the validation tasks
   resumed_from: int  # step that this process went on from; 0 if it began the run
   seconds: float     # spent by this process, which may have resumed the run
 
@@ -62,7 +63,7 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
     state: initial state, a tree with a field `step`; donated. Of several processes that work in
       step (`hosts`), the first one reads and writes `workdir`.
     advance: state -> (state, metrics), some steps further on; metrics are device scalars.
-    validate: state -> accuracy in [0, 1].
+    validate: state -> its Score on the validation tasks.
     phase: name of the phase in metrics, progress and messages.
     num_steps: steps at which the run is finished; 0 validates and saves the initial state.
     validate_every: steps between two validations, rounded up to a call of `advance`.
@@ -95,9 +96,8 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
         _advance_to_end(loop, state, first_step)
     hosts.on_first(checkpoints.wait)
     step, best = _best(checkpoints, state, workdir)
-    last_step, accuracy = hosts.on_first(
-        lambda: (checkpoints.steps()[-1], _accuracy(checkpoints, step)))
-    return Fitted(best, step, last_step, accuracy, first_step, time.monotonic() - began)
+    last_step, score = hosts.on_first(lambda: (checkpoints.steps()[-1], checkpoints.score(step)))
+    return Fitted(best, step, last_step, score, first_step, time.monotonic() - began)
 
 
 def _log_found(phase: str, workdir: str | os.PathLike, step: int, num_steps: int) -> None:
@@ -134,12 +134,6 @@ def _best(checkpoints: Checkpoints, state: Any, workdir: str | os.PathLike) -> t
   return found
 
 
-def _accuracy(checkpoints: Checkpoints, step: int) -> float:
-  """Returns the validation accuracy of a step; NaN is stored as none."""
-  accuracy = checkpoints.accuracies()[step]
-  return math.nan if accuracy is None else accuracy
-
-
 def _begin(loop: _Loop, state: Any, found: Found) -> None:
   """Validates and saves the initial state, or sees to it that its line is there."""
   if found is None:
@@ -147,7 +141,7 @@ def _begin(loop: _Loop, state: Any, found: Found) -> None:
   elif found[0] == 0:
     # The writer began the file anew, without the line of this checkpoint.
     hosts.on_first(lambda: loop.writer.write(
-        0, {'validation_accuracy': _accuracy(loop.checkpoints, 0)}))
+        0, {'validation_accuracy': loop.checkpoints.score(0).accuracy}))
 
 
 def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
@@ -185,8 +179,8 @@ def _bad_arrays(state: Any) -> list[str]:
 
 
 def _validate_and_save(loop: _Loop, state: Any, step: int) -> None:
-  accuracy = loop.validate(state)
+  accuracy, ci95 = loop.validate(state)
   # Metrics go before the checkpoint: a run resumed from this step keeps the lines up to it.
   loop.writer.write(step, {'validation_accuracy': accuracy})
   loop.progress.say(f'{loop.phase} step {step}: validation accuracy {100 * accuracy:.2f}%')
-  loop.checkpoints.save(step, state, accuracy)
+  loop.checkpoints.save(step, state, accuracy, ci95)

@@ -8,7 +8,7 @@ from mtl_jax import episodes, execution, sharding
 from mtl_jax.configs import MetaTrainConfig
 from mtl_jax.execution import frozen_prefix, placement
 from mtl_jax.phases import meta_train
-from mtl_jax.runs import decisions, finished, fit, hosts, records
+from mtl_jax.runs import decisions, finished, fit, hosts, models, records
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.runs.validation import Validation, check_validation, make_scorer
@@ -75,8 +75,8 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
     fitted = fit.fit(state, advance, lambda state: score(state.meta_params, frozen),
                      phase='meta_train', num_steps=_num_steps(config),
                      validate_every=validation.every, workdir=workdir, profile=machine.profile)
-  trees = {'meta_params': fitted.state.meta_params}
-  return records.finish(workdir, settings, fitted, layout, trees)
+  trees = {models.BACKBONE: frozen, models.META_PARAMS: fitted.state.meta_params}
+  return records.finish(workdir, settings, fitted, layout, trees, dataset.class_names.get('train'))
 
 
 def _check(pretrained: str | os.PathLike, run: FinishedRun, dataset: Dataset,

@@ -7,7 +7,7 @@ from mtl_jax import backbones, execution, learnable, sharding
 from mtl_jax.configs import PretrainConfig
 from mtl_jax.execution import placement
 from mtl_jax.phases import pretrain
-from mtl_jax.runs import decisions, fit, records
+from mtl_jax.runs import decisions, fit, models, records
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
 from mtl_jax.runs.validation import Validation, check_validation, make_scorer
 from mtl_jax.types import Dataset
@@ -59,4 +59,5 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
                      lambda state: score(plain, state.backbone), phase='pretrain',
                      num_steps=records.whole_calls(config.steps, config.steps_per_call),
                      validate_every=validation.every, workdir=workdir, profile=machine.profile)
-  return records.finish(workdir, settings, fitted, layout, {'backbone': fitted.state.backbone})
+  return records.finish(workdir, settings, fitted, layout,
+                        {models.BACKBONE: fitted.state.backbone}, dataset.class_names.get('train'))

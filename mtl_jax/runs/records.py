@@ -1,7 +1,6 @@
 """What the runs of all phases have in common: their random streams, settings and results."""
-import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -10,7 +9,7 @@ from absl import logging
 
 from mtl_jax import configs
 from mtl_jax.configs import Config
-from mtl_jax.runs import checkpoints, hosts, workdirs
+from mtl_jax.runs import hosts, models, workdirs
 from mtl_jax.runs.fit import Fitted
 from mtl_jax.runs.validation import Validation
 from mtl_jax.sharding import Layout
@@ -106,15 +105,16 @@ def machine_results(layout: Layout | None) -> dict[str, Any]:
 
 
 def finish(workdir: str, settings: Mapping[str, Any], fitted: Fitted, layout: Layout | None,
-           trees: Mapping[str, Tree]) -> dict[str, Any]:
-  """Writes what the next phase reads, and last the results that mark a training as finished.
+           trees: Mapping[str, Tree], classes: Sequence[str] | None) -> dict[str, Any]:
+  """Writes the model that the next phase reads, then the results.
 
   Args:
     workdir: of the run.
     settings: of the run.
     fitted: how the training ended.
     layout: devices of the run.
-    trees: name of a folder -> tree of arrays.
+    trees: of the model, as `models.write` takes them.
+    classes: names of the base classes; None where they are not known.
 
   Returns:
     The content of `results.json`.
@@ -124,13 +124,13 @@ def finish(workdir: str, settings: Mapping[str, Any], fitted: Fitted, layout: La
   """
   results = {'command': settings['command'], 'dataset': settings['dataset'],
              'steps': fitted.last_step, 'best_step': fitted.step,
-             'validation_accuracy': fitted.accuracy, 'seed': settings['seed'],
+             'validation_accuracy': fitted.score.accuracy,
+             'validation_ci95': fitted.score.ci95, 'seed': settings['seed'],
              'seconds': fitted.seconds, 'resumed_from': fitted.resumed_from,
              **machine_results(layout)}
 
   def write():
-    for name, tree in trees.items():
-      checkpoints.save_tree(os.path.join(workdir, name), tree)
+    models.write(workdir, settings, trees, results, classes)
     workdirs.write_results(workdir, results)
 
   hosts.on_first(write)
