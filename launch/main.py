@@ -15,6 +15,7 @@ COMMANDS = {
     'pretrain': 'phase 1: pre-train a network on the base classes',
     'meta-train': 'phase 2: meta-train scale, shift and base-learner over it',
     'meta-test': 'phase 3: score a run on tasks of unseen classes',
+    'show': 'what a run has learned, or where it stands',
     'features': 'the features that a network has of images, as a file',
     'reproduce': 'a published table, or the plot of hard tasks, beside our figures',
     'import-weights': 'a well-known network as a run, or the weights of the authors; and back',

@@ -132,6 +132,28 @@ def trained_settings(workdir: str | os.PathLike) -> dict[str, Any]:
     FileNotFoundError: no such directory, or the run in it is not finished.
     ValueError: not a run of ours, or one of another version.
   """
+  settings, model = read_run(workdir)
+  if model is None:
+    if workdirs.read_results(workdir) is not None:
+      models.refuse_earlier_format(workdir)
+    raise FileNotFoundError(f'{settings["command"]} in {workdir} is not finished: start it again '
+                            'to finish it')
+  return settings
+
+
+def read_run(workdir: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any] | None]:
+  """Reads what is said about a pre-training or meta-training, finished or not.
+
+  Args:
+    workdir: of that run.
+
+  Returns:
+    (its settings; its `model.json`, or None where there is no finished model).
+
+  Raises:
+    FileNotFoundError: no such directory.
+    ValueError: as `trained_settings`.
+  """
   model = models.read(workdir)
   settings = workdirs.read_settings(workdir) if model is None else model['settings']
   command = settings.get('command')
@@ -145,11 +167,7 @@ def trained_settings(workdir: str | os.PathLike) -> dict[str, Any]:
   for name, kind in (('config', CONFIGS[command]), ('validation', Validation)):
     if name in settings:
       _check_version(workdir, command, name, kind, settings[name])
-  if model is None:
-    if workdirs.read_results(workdir) is not None:
-      models.refuse_earlier_format(workdir)
-    raise FileNotFoundError(f'{command} in {workdir} is not finished: start it again to finish it')
-  return settings
+  return settings, model
 
 
 def _check_version(workdir, command, name, kind, found):
