@@ -5,7 +5,7 @@ from typing import Any
 
 from absl.flags import FlagValues
 
-from mtl_jax import data, types
+from mtl_jax import data, stages, types
 from mtl_jax.configs import MetaTrainConfig, PretrainConfig
 from mtl_jax.data import transforms
 from mtl_jax.runs import hosts
@@ -114,9 +114,10 @@ def load_target(values: FlagValues, name: str, image_size: int | None,
 
 
 def _load(values, name, image_size, channels, split_file):
-  dataset = hosts.in_turn(lambda: data.load(
-      name, data_dir=values.data_dir, cache_dir=values.cache_dir, image_size=image_size,
-      split_file=split_file, skip_broken=values.skip_broken_images))
+  with stages.stage(f'reading {name}'):
+    dataset = hosts.in_turn(lambda: data.load(
+        name, data_dir=values.data_dir, cache_dir=values.cache_dir, image_size=image_size,
+        split_file=split_file, skip_broken=values.skip_broken_images))
   return dataset if channels is None else transforms.with_channels(dataset, channels)
 
 

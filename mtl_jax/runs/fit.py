@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from mtl_jax import stages
 from mtl_jax.execution import placement
 from mtl_jax.runs import hosts, workdirs
 from mtl_jax.runs.checkpoints import Checkpoints
@@ -137,7 +138,8 @@ def _best(checkpoints: Checkpoints, state: Any, workdir: str | os.PathLike) -> t
 def _begin(loop: _Loop, state: Any, found: Found) -> None:
   """Validates and saves the initial state, or sees to it that its line is there."""
   if found is None:
-    _validate_and_save(loop, state, 0)
+    with stages.stage('compiling and scoring the validation tasks'):
+      _validate_and_save(loop, state, 0)
   elif found[0] == 0:
     # The writer began the file anew, without the line of this checkpoint.
     hosts.on_first(lambda: loop.writer.write(
@@ -146,12 +148,15 @@ def _begin(loop: _Loop, state: Any, found: Found) -> None:
 
 def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
   """Calls `advance` until `num_steps`; validates and saves whenever that is due."""
-  saved = step
+  saved, first = step, True
   while step < loop.num_steps:
     before, started = step, time.monotonic()
     loop.trace.before_call()
-    state, metrics = loop.advance(state)
-    step, metrics = jax.device_get((state.step, metrics))  # the only transfer, one for each call
+    with stages.stage(f'compiling the steps of {loop.phase}' if first else loop.phase,
+                      quiet=not first):
+      state, metrics = loop.advance(state)
+      step, metrics = jax.device_get((state.step, metrics))  # the only transfer of each call
+    first = False
     step, metrics = int(step), {name: float(value) for name, value in metrics.items()}
     due = (step // loop.validate_every > saved // loop.validate_every
            or step >= loop.num_steps)
@@ -164,7 +169,8 @@ def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
     loop.writer.write(step, metrics, {'steps_per_second': rate})
     loop.progress.update(step, loss=metrics['loss'], accuracy=metrics['accuracy'])
     if due:
-      _validate_and_save(loop, state, step)
+      with stages.stage('scoring the validation tasks', quiet=True):
+        _validate_and_save(loop, state, step)
       saved = step
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_jax import episodes, execution, sharding
+from mtl_jax import episodes, execution, sharding, stages
 from mtl_jax.configs import MetaTrainConfig
 from mtl_jax.execution import frozen_prefix, placement
 from mtl_jax.phases import meta_train
@@ -50,7 +50,8 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
                       readout=readout, compute_dtype=compute_dtype)
   _check(pretrained, run, dataset, config, validation, layout)
   dataset = dataset.normalized_by(run.normalization)
-  decided, cut = decisions.for_meta_training(workdir, machine, run, config, dataset)
+  with stages.stage('deciding how the tasks are computed'):
+    decided, cut = decisions.for_meta_training(workdir, machine, run, config, dataset)
   config = dataclasses.replace(
       config, inner=dataclasses.replace(config.inner, batching=decided.batching))
   settings = records.training_settings('meta_train', dataset, run.settings['backbone'], config,
@@ -64,8 +65,9 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
                                run.backbone_vars)
   network = run.backbone
   if cut is not None:
-    network = frozen_prefix.upper_part(run.backbone, cut, frozen)
-    dataset = frozen_prefix.compute(cut, frozen, dataset, layout=layout)
+    with stages.stage('computing what the frozen lower part of the network makes of the images'):
+      network = frozen_prefix.upper_part(run.backbone, cut, frozen)
+      dataset = frozen_prefix.compute(cut, frozen, dataset, layout=layout)
   frozen = placement.replicate(frozen, layout)
   state = placement.replicate(meta_train.init(network, frozen, config), layout)
   phases = execution.make(decided.images_on_host, layout)

@@ -3,7 +3,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_jax import backbones, execution, learnable, sharding
+from mtl_jax import backbones, execution, learnable, sharding, stages
 from mtl_jax.configs import PretrainConfig
 from mtl_jax.execution import placement
 from mtl_jax.phases import pretrain
@@ -49,7 +49,8 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
     return results
 
   num_classes = len(dataset.train.class_sizes)
-  state = pretrain.init(records.stream_key(seed, 'init'), network, num_classes, config)
+  with stages.stage(f'compiling the initial weights of {backbone["name"]}'):
+    state = pretrain.init(records.stream_key(seed, 'init'), network, num_classes, config)
   phases = execution.make(decided.images_on_host, layout)
   score = make_scorer(dataset, network, validation, records.stream_key(seed, 'validate'), phases)
   plain = learnable.nothing_learned(network, validation.way)

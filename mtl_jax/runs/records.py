@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from mtl_jax import configs
+from mtl_jax import configs, stages
 from mtl_jax.configs import Config
 from mtl_jax.runs import hosts, models, workdirs
 from mtl_jax.runs.fit import Fitted
@@ -43,11 +43,13 @@ def training_settings(command: str, dataset: Dataset, backbone: Mapping[str, Any
     seed: of the run.
   """
   pool = dataset.train
+  with stages.stage(f'reading the images of {dataset.name}'):
+    digests = {split: digest(getattr(dataset, split)) for split in ('train', 'val')}
   normalization = {} if pool.normalization is None else {
     name: np.asarray(value).tolist() for name, value in pool.normalization._asdict().items()}
   return {'command': command, 'dataset': dataset.name, 'image_shape': list(pool.images.shape[1:]),
           'num_classes': len(pool.class_sizes), 'num_images': len(pool.images),
-          'images': {split: digest(getattr(dataset, split)) for split in ('train', 'val')},
+          'images': digests,
           'normalization': normalization, 'backbone': dict(backbone),
           'config': configs.to_json(config), 'validation': configs.to_json(validation),
           'seed': seed}
