@@ -31,6 +31,11 @@ TEST_INNER_STEPS = Flag('test_inner_steps', 'Inner steps in validation and meta-
 # Of pre-training and meta-training.
 TRAINING: Flags = (WAY, SHOT, *VALIDATION, TEST_INNER_STEPS, SEED)
 
+MAX_MINUTES = Flag(
+    'max_minutes', 'Train for this long: the steps that fit are measured at the start, and the '
+    'schedule of the learning rate is laid over them, so results depend on the machine. --steps, '
+    'if given too (or by a preset), is the most.', float, least=0.0)
+
 # What the settings of meta-test are where no flag says so depends on the run that is tested.
 TESTING: Flags = (
     WAY._replace(default=None, help='Classes of a task (N); by default as in --checkpoint, or 5.'),
@@ -46,6 +51,20 @@ TESTING: Flags = (
          bool),
     SEED,
 )
+
+
+def time_budget(values: FlagValues) -> runs.TimeBudget | None:
+  """Returns the time that a training may take by the flags, counted from now on; None for any.
+
+  Args:
+    values: parsed flags; MAX_MINUTES, and --steps.
+
+  Raises:
+    ValueError: no time at all.
+  """
+  if values.max_minutes is None:
+    return None
+  return runs.TimeBudget(values.max_minutes, values.steps if values['steps'].present else None)
 
 
 def validation(values: FlagValues, inner: InnerLoop) -> runs.Validation:

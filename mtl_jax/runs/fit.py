@@ -22,6 +22,7 @@ from mtl_jax.runs.checkpoints import Checkpoints
 from mtl_jax.runs.metrics import MetricWriter
 from mtl_jax.runs.profiling import Trace
 from mtl_jax.runs.progress import Progress
+from mtl_jax.runs.time_budgets import Clock
 from mtl_jax.types import Score
 
 Advance = Callable[[Any], tuple[Any, Mapping[str, Any]]]  # state -> (later state, metrics)
@@ -50,10 +51,12 @@ class _Loop(NamedTuple):
   progress: Progress
   checkpoints: Checkpoints
   trace: Trace
+  clock: Clock | None
 
 
 def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_steps: int,
-        validate_every: int, workdir: str | os.PathLike, profile: str | None = None) -> Fitted:
+        validate_every: int, workdir: str | os.PathLike, profile: str | None = None,
+        clock: Clock | None = None) -> Fitted:
   """Trains until `num_steps`, from the newest checkpoint in `workdir` if there is one.
 
   Every validated state is saved, the first one too, so that a run never ends worse than it began. A
@@ -71,6 +74,8 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
     workdir: holds `checkpoints`, `metrics.jsonl` and TensorBoard events.
     profile: folder for a trace of a few calls of `advance` after the first one, which compiles;
       None for no trace.
+    clock: of a run by the clock, which ends before `num_steps` where its time is over; the step is
+      kept, so that the run ends there if it is resumed. None for any other run.
 
   Returns:
     A Fitted.
@@ -92,7 +97,7 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
             hosts.first_only(Progress, num_steps, phase, first_step) as progress,
             contextlib.closing(Trace(profile if hosts.is_first() else None)) as trace):
         loop = _Loop(advance, validate, phase, num_steps, validate_every, writer, progress,
-                     checkpoints, trace)
+                     checkpoints, trace, clock)
         _begin(loop, state, found)
         _advance_to_end(loop, state, first_step)
     hosts.on_first(checkpoints.wait)
@@ -158,8 +163,9 @@ def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
       step, metrics = jax.device_get((state.step, metrics))  # the only transfer of each call
     first = False
     step, metrics = int(step), {name: float(value) for name, value in metrics.items()}
+    is_over = step < loop.num_steps and loop.clock is not None and loop.clock.is_over()
     due = (step // loop.validate_every > saved // loop.validate_every
-           or step >= loop.num_steps)
+           or step >= loop.num_steps or is_over)
     # The last update may have spoilt what the loss before it does not show.
     bad = _bad_metrics(metrics) or (_bad_arrays(state) if due else [])
     if bad:
@@ -168,10 +174,15 @@ def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
     rate = (step - before) / (time.monotonic() - started)
     loop.writer.write(step, metrics, {'steps_per_second': rate})
     loop.progress.update(step, loss=metrics['loss'], accuracy=metrics['accuracy'])
+    if loop.clock is not None and due:
+      loop.clock.note(**({'last_step': step} if is_over else {}))
     if due:
       with stages.stage('scoring the validation tasks', quiet=True):
         _validate_and_save(loop, state, step)
       saved = step
+    if is_over:
+      logging.info('%s ends with its time, at step %d of %d', loop.phase, step, loop.num_steps)
+      return
 
 
 def _bad_metrics(metrics: Mapping[str, float]) -> list[str]:

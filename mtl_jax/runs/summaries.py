@@ -7,7 +7,7 @@ import jax
 
 from mtl_jax import configs, learnable
 from mtl_jax.configs import MetaTrainConfig
-from mtl_jax.runs import finished, model_cards, models, workdirs
+from mtl_jax.runs import finished, model_cards, models, time_budgets, workdirs
 from mtl_jax.runs.checkpoints import Checkpoints
 
 Facts = list[tuple[str, str]]  # (what, its value)
@@ -94,7 +94,8 @@ def _progress(folder: str, settings: Mapping[str, Any]) -> str:
   steps, scores = checkpoints.steps(), checkpoints.accuracies()
   if not steps:
     return f'{settings["command"]} has begun, and has no checkpoint yet'
-  said = f'not finished: {settings["command"]} at step {steps[-1]} of {settings["config"]["steps"]}'
+  last = time_budgets.decided_steps(folder) or settings['config']['steps']
+  said = f'not finished: {settings["command"]} at step {steps[-1]} of {last}'
   measured = [(accuracy, step) for step, accuracy in scores.items() if accuracy is not None]
   if measured:
     accuracy, step = max(measured)
