@@ -40,7 +40,7 @@ def run(values: FlagValues) -> None:
   Args:
     values: parsed flags.
   """
-  budget = task.time_budget(values)  # its time runs from here on
+  budget = task.time_budget(values)  # first, as its time runs already
   processes.join(values)
   if values.width and not values.backbone:
     raise ValueError('--width goes with --backbone: give both, or neither')

@@ -32,7 +32,7 @@ def run(values: FlagValues) -> None:
   Args:
     values: parsed flags.
   """
-  budget = task.time_budget(values)  # its time runs from here on
+  budget = task.time_budget(values)  # first, as its time runs already
   processes.join(values)
   backbone = network.backbone_options(values)
   network.check_backbone(backbone)  # before data is read

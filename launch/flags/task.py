@@ -1,5 +1,6 @@
 """Flags of the few-shot tasks, and the validation tasks that they make."""
 import dataclasses
+import time
 from typing import get_args
 
 from absl.flags import FlagValues
@@ -54,17 +55,23 @@ TESTING: Flags = (
 
 
 def time_budget(values: FlagValues) -> runs.TimeBudget | None:
-  """Returns the time that a training may take by the flags, counted from now on; None for any.
+  """Returns the time that a training may take by the flags, from the start of the process on.
 
   Args:
     values: parsed flags; MAX_MINUTES, and --steps.
+
+  Returns:
+    A TimeBudget; None where no time was given.
 
   Raises:
     ValueError: no time at all.
   """
   if values.max_minutes is None:
     return None
-  return runs.TimeBudget(values.max_minutes, values.steps if values['steps'].present else None)
+  # Imports have taken about as long as this process has computed so far.
+  began = time.monotonic() - time.process_time()
+  return runs.TimeBudget(values.max_minutes, values.steps if values['steps'].present else None,
+                         began)
 
 
 def validation(values: FlagValues, inner: InnerLoop) -> runs.Validation:

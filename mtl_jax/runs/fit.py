@@ -153,15 +153,14 @@ def _begin(loop: _Loop, state: Any, found: Found) -> None:
 
 def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
   """Calls `advance` until `num_steps`; validates and saves whenever that is due."""
-  saved, first = step, True
+  saved, seconds = step, None
   while step < loop.num_steps:
     before, started = step, time.monotonic()
     loop.trace.before_call()
-    with stages.stage(f'compiling the steps of {loop.phase}' if first else loop.phase,
-                      quiet=not first):
+    with _announced(loop, seconds):
       state, metrics = loop.advance(state)
-      step, metrics = jax.device_get((state.step, metrics))  # the only transfer of each call
-    first = False
+      step, metrics = jax.device_get((state.step, metrics))  # the only transfer, one for each call
+    seconds = time.monotonic() - started
     step, metrics = int(step), {name: float(value) for name, value in metrics.items()}
     is_over = step < loop.num_steps and loop.clock is not None and loop.clock.is_over()
     due = (step // loop.validate_every > saved // loop.validate_every
@@ -171,10 +170,10 @@ def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
     if bad:
       raise FloatingPointError(f'{loop.phase} stopped at step {step}: {bad[0]}; the last '
                                f'checkpoint is of step {saved}; lower the learning rates')
-    rate = (step - before) / (time.monotonic() - started)
-    loop.writer.write(step, metrics, {'steps_per_second': rate})
+    loop.writer.write(step, metrics, {'steps_per_second': (step - before) / seconds})
     loop.progress.update(step, loss=metrics['loss'], accuracy=metrics['accuracy'])
     if loop.clock is not None and due:
+      # Before the checkpoint: killed in between, the run still ends at this step.
       loop.clock.note(**({'last_step': step} if is_over else {}))
     if due:
       with stages.stage('scoring the validation tasks', quiet=True):
@@ -183,6 +182,14 @@ def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
     if is_over:
       logging.info('%s ends with its time, at step %d of %d', loop.phase, step, loop.num_steps)
       return
+
+
+def _announced(loop: _Loop, seconds: float | None) -> contextlib.AbstractContextManager:
+  """Says that the first call goes on, and that a later one does after one that took `seconds`."""
+  if seconds is None:
+    return stages.stage(f'compiling the steps of {loop.phase}')
+  # Of short calls, which may be a thousand in a second, the progress tells enough.
+  return stages.stage(loop.phase, quiet=True) if seconds > 1 else contextlib.nullcontext()
 
 
 def _bad_metrics(metrics: Mapping[str, float]) -> list[str]:

@@ -7,6 +7,7 @@ that have worked on it.
 import dataclasses
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,7 +18,9 @@ from absl import logging
 
 from mtl_jax import stages
 from mtl_jax.configs import Config
-from mtl_jax.runs import hosts, orbax_io, workdirs
+from mtl_jax.runs import hosts, workdirs
+from mtl_jax.runs.checkpoints import Checkpoints
+from mtl_jax.runs.metrics import MetricWriter
 
 C = TypeVar('C', bound=Config)
 
@@ -53,8 +56,8 @@ class TimeBudget:
 class Measured(NamedTuple):
   """Seconds that the parts of a training take on a machine."""
   compiling: float   # of the training call
-  call: float        # one call of some steps
-  validation: float  # one validation
+  call: float        # one call of some steps, with its metrics
+  validation: float  # one validation, with its checkpoint
 
 
 class Training(NamedTuple, Generic[C]):
@@ -76,7 +79,7 @@ class Clock:
   """
 
   def __init__(self, workdir: str | os.PathLike, budget: TimeBudget):
-    self._workdir, self._budget = workdir, budget
+    self.workdir, self._budget = os.fspath(workdir), budget
     self._kept = hosts.on_first(lambda: workdirs.read_json(workdir, FILE) or {})
     self._before = float(self._kept.get('spent_seconds', 0.0))
 
@@ -106,7 +109,7 @@ class Clock:
     """
     self._kept |= decided
     kept = self._kept | {'spent_seconds': self.spent()}
-    hosts.on_first(lambda: workdirs.write_json(self._workdir, FILE, kept))
+    hosts.on_first(lambda: workdirs.write_json(self.workdir, FILE, kept))
 
   def is_over(self) -> bool:
     """Whether there is no time for more than a last validation, by the clock of process 0."""
@@ -178,30 +181,44 @@ def decided_steps(workdir: str | os.PathLike) -> int | None:
 
 
 def _measure(clock: Clock, budget: TimeBudget, training: Training[C], config: C) -> Measured:
-  if hosts.is_first():
-    orbax_io.orbax()  # takes seconds to import, which the run itself will not
+  """Takes some steps as the run will, with their metrics and checkpoints, in a folder aside."""
+  folder = os.path.join(clock.workdir, '.warm_up')
+  shutil.rmtree(folder, ignore_errors=True)
   config = training.lay_over(config, _MOST_CALLS * training.steps_per_call)
   state = training.start(config)
-  training.validate(state)  # compiles; the run will not do so again
-  clock.note()
-  validation = _seconds(lambda: training.validate(state))
-  with training.advance(config) as advance:
+  with (hosts.first_only(Checkpoints, folder) as checkpoints,
+        hosts.first_only(MetricWriter, folder) as writer):
+    def validate(step):
+      checkpoints.save(step, state, *training.validate(state))
+      hosts.on_first(checkpoints.wait)
+
     # What was spent is written between the long parts: a process killed there has spent it.
-    began = time.monotonic()
-    state, _ = jax.block_until_ready(advance(state))
-    first = time.monotonic() - began
+    validate(0)  # compiles, and imports what writes; the run will not do so again
     clock.note()
-    began, calls = time.monotonic(), 0
-    enough = min(_WARM_UP * 60 * budget.minutes, _MOST_WARM_UP)
-    while calls < _LEAST_CALLS or (calls < _MOST_CALLS - 1 and hosts.on_first(
-        lambda: time.monotonic() - began < enough)):
-      state, _ = jax.block_until_ready(advance(state))
-      calls += 1
-    call = (time.monotonic() - began) / calls
+    began = time.monotonic()
+    validate(1)
+    validation = time.monotonic() - began
+    with training.advance(config) as advance:
+      def take_call(state):
+        state, metrics = advance(state)
+        step, metrics = jax.device_get((state.step, metrics))
+        writer.write(step, metrics)
+        return state
+
+      began = time.monotonic()
+      state = take_call(state)
+      first = time.monotonic() - began
+      clock.note()
+      call = _seconds_per_call(take_call, state, min(_WARM_UP * 60 * budget.minutes, _MOST_WARM_UP))
+  shutil.rmtree(folder, ignore_errors=True)
   return Measured(max(0.0, first - call), call, validation)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-  began = time.monotonic()
-  jax.block_until_ready(work())
-  return time.monotonic() - began
+def _seconds_per_call(take_call: Callable[[Any], Any], state: Any, enough: float) -> float:
+  """The mean over some calls, which take `enough` seconds in all."""
+  began, calls = time.monotonic(), 0
+  while calls < _LEAST_CALLS or (calls < _MOST_CALLS - 1 and hosts.on_first(
+      lambda: time.monotonic() - began < enough)):
+    state = take_call(state)
+    calls += 1
+  return (time.monotonic() - began) / calls
