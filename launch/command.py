@@ -55,7 +55,8 @@ def start(command: Command, arguments: Sequence[str] | None = None,
     return
   values = parse_or_stop(command, arguments)
   terminal.prepare()
-  xla.prepare(values.compile_cache, values.compile_cache_mb)
+  if 'compile_cache' in values:  # else nothing is computed
+    xla.prepare(values.compile_cache, values.compile_cache_mb)
   with terminal.errors_in_one_line():
     command.run(values)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl.flags import FlagValues
 
+from mtl_jax import stages
 from mtl_jax.data import photos
 from mtl_jax.phases import encoding
 from mtl_jax.runs import feature_files, finished
@@ -47,9 +48,10 @@ def run(values: FlagValues) -> None:
   paths = photos.find([values.images])
   size = run.backbone.image_shape[0]
   batches = photos.decode(paths, size, encoding.images_per_pass(size, size))
-  found = encoding.encode_batches(
-      finished.network_of(run), batches, run.normalization,
-      backbone=network.read_out(run.backbone, values))
+  with stages.stage(f'decoding and encoding {len(paths)} images'):
+    found = encoding.encode_batches(
+        finished.network_of(run), batches, run.normalization,
+        backbone=network.read_out(run.backbone, values))
   feature_files.write(values.out, paths, found)
   print(f'{found.shape[0]} images, {found.shape[1]} features each, at {size} pixels, written to '
         f'{values.out}')

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl.flags import FlagValues
 
+from mtl_jax import stages
 from mtl_jax.data import transforms
 from mtl_jax.weights import (
     authors_files,
@@ -90,9 +91,10 @@ def _import_public(values: FlagValues, format: str) -> None:
     raise ValueError(f'--way does not go with --format={format}, whose weights are of no tasks')
   source = (os.path.expanduser(values.source) if values.source is not None
             else public_files.installed(values.network))
-  found = public_runs.write(
-      values.workdir, public_files.read(source), format, source=source, network=values.network,
-      image_size=values.image_size, normalization=values.normalization)
+  with stages.stage(f'reading {source}'):
+    found = public_runs.write(
+        values.workdir, public_files.read(source), format, source=source, network=values.network,
+        image_size=values.image_size, normalization=values.normalization)
   print(f'pre-trained {found.backbone["name"]} in {values.workdir}, of {source}')
   if found.left_out:
     print(f'left out, having no place here: {public_runs.describe(found.left_out)}')
@@ -104,9 +106,10 @@ def _import_authors(values: FlagValues) -> None:
                      "authors', which says both")
   # Several files may be named, each with a ~ of its own.
   source = ','.join(os.path.expanduser(path) for path in values.source.split(','))
-  found = authors_runs.write(
-      values.workdir, authors_files.read(source, values.format), values.format, source=source,
-      way=values.way, shot=values.shot, image_size=values.image_size)
+  with stages.stage(f'reading {source}'):
+    found = authors_runs.write(
+        values.workdir, authors_files.read(source, values.format), values.format, source=source,
+        way=values.way, shot=values.shot, image_size=values.image_size)
   kind = 'pre-trained' if found.meta_params is None else 'meta-trained'
   print(f'{kind} {correspondence.FORMATS[values.format]} in {values.workdir}')
   if found.left_out:

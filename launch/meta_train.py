@@ -24,7 +24,7 @@ FLAGS: Groups = {
     'data': (Flag('pretrained', 'Work directory of a finished pre-training.', Path, shown='DIR',
                   required=True),
              data.WORKDIR, *data.SOURCE, *data.CLASSES, *data.META_TRAIN),
-    'method': (presets.PRESET, *method.OUTER, *method.LEARN, *method.INNER,
+    'method': (presets.PRESET, *method.OUTER, task.MAX_MINUTES, *method.LEARN, *method.INNER,
                network.BACKBONE._replace(default=None, help='Network that --pretrained must hold; '
                                          'by default whatever it holds.'),
                network.WIDTH._replace(help='With --backbone: channels of its first block.'),
@@ -40,6 +40,7 @@ def run(values: FlagValues) -> None:
   Args:
     values: parsed flags.
   """
+  budget = task.time_budget(values)  # first, as its time runs already
   processes.join(values)
   if values.width and not values.backbone:
     raise ValueError('--width goes with --backbone: give both, or neither')
@@ -52,7 +53,7 @@ def run(values: FlagValues) -> None:
       dataset, pretrained=values.pretrained, config=config, backbone=backbone,
       validation=task.validation(values, config.inner), seed=values.seed, workdir=values.workdir,
       readout=network.readout_options(values), compute_dtype=values.compute_dtype,
-      machine=machine.machine(values))
+      machine=machine.machine(values), budget=budget)
   print(f'meta-trained on {dataset.name}: {config.way}-way {config.shot}-shot accuracy '
         f'{100 * results["validation_accuracy"]:.2f}% on validation classes at step '
         f'{results["best_step"]}, {results["seconds"]:.0f} s')

@@ -18,7 +18,8 @@ FLAGS: Groups = {
     'task': task.TRAINING,
     'data': (data.WORKDIR, *data.SOURCE, *data.CLASSES, *data.PRETRAIN),
     'method': (presets.PRESET, network.BACKBONE, network.WIDTH, network.NORM_AFFINE,
-               network.COMPUTE_DTYPE, *network.PRETRAIN, *network.READOUT.values(),
+               network.COMPUTE_DTYPE, *network.PRETRAIN, task.MAX_MINUTES,
+               *network.READOUT.values(),
                method.INNER_LR._replace(help='Inner learning rate (α) of the validation tasks.')),
     'machine': (machine.IMAGES, machine.DEVICES, machine.POOL, machine.PROFILE,
                 *machine.COMPILE_CACHE, *processes.PROCESSES),
@@ -31,6 +32,7 @@ def run(values: FlagValues) -> None:
   Args:
     values: parsed flags.
   """
+  budget = task.time_budget(values)  # first, as its time runs already
   processes.join(values)
   backbone = network.backbone_options(values)
   network.check_backbone(backbone)  # before data is read
@@ -42,7 +44,7 @@ def run(values: FlagValues) -> None:
       dataset, backbone=backbone, config=network.pretrain_config(values, dataset),
       validation=task.validation(values, method.inner(values)), seed=values.seed,
       workdir=values.workdir, readout=network.readout_options(values),
-      machine=machine.machine(values))
+      machine=machine.machine(values), budget=budget)
   print(f'pre-trained {values.backbone} on {dataset.name}: {values.way}-way {values.shot}-shot '
         f'accuracy {100 * results["validation_accuracy"]:.2f}% on validation classes at step '
         f'{results["best_step"]}, {results["seconds"]:.0f} s')

@@ -7,7 +7,7 @@ from typing import Any
 from absl import logging
 from absl.flags import FlagValues
 
-from mtl_jax import data, runs
+from mtl_jax import data, runs, stages
 from mtl_jax.configs import (
   TEST_LOOP,
   InnerLoop,
@@ -63,7 +63,9 @@ def run(values: FlagValues) -> None:
       name: values[name].value
       for name in ('seed', 'pretrain_steps', 'meta_steps', 'num_tasks', 'width')})
   if workdirs.read_results(root) is None:
-    phases = _phases(values, data.load('glyphs'), root)
+    with stages.stage('drawing the images of glyphs'):
+      glyphs = data.load('glyphs')
+    phases = _phases(values, glyphs, root)
     _write(root, phases, values.seed, time.monotonic() - began)
   else:
     logging.info('the run in %s is finished: nothing to do', root)

@@ -5,6 +5,7 @@ offsets and sizes of the classes, so the same functions draw from images on the 
 features that were computed once per image, and from images that stay in host memory
 (`execution.read_ahead`).
 """
+import functools
 from collections.abc import Callable
 
 import jax
@@ -228,7 +229,13 @@ def sample(key: Array, pool: ImagePool, *, way: int, shot: int, query: int,
   Raises:
     ValueError: `way` exceeds the classes, or `class_ids` is not of shape [way].
   """
+  pool = pool._replace(images=jnp.asarray(pool.images), normalization=None)
+  return _sample(key, pool, class_ids, way=way, shot=shot, query=query)
+
+
+@functools.partial(jax.jit, static_argnames=('way', 'shot', 'query'))
+def _sample(key, pool, class_ids, *, way, shot, query):
   drawn = draw(key, pool, way=way, shot=shot, query=query, class_ids=class_ids)
-  images = jnp.asarray(pool.images)
   # Drawn indices are in range; saying so to the compiler spares a bounds check per element.
-  return gather(lambda indices: images.at[indices].get(mode='promise_in_bounds'), drawn, shot=shot)
+  return gather(lambda indices: pool.images.at[indices].get(mode='promise_in_bounds'), drawn,
+                shot=shot)

@@ -193,3 +193,9 @@ class NetworkAdaptResult(NamedTuple):
   base_learner: BaseLearner  # θ', adapted
   query_logits: jax.Array    # float32 [N*Q, N]
   support_losses: jax.Array  # float32 [steps], before each step
+
+
+class Score(NamedTuple):
+  """How well a snapshot does on the validation tasks."""
+  accuracy: float            # mean over tasks, in [0, 1]
+  ci95: float | None = None  # half-width of its 95% interval; None where not known

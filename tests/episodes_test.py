@@ -225,3 +225,35 @@ def test_errors_of_sample():
     sample(jax.random.key(0), way=7)
   with pytest.raises(ValueError, match='class_ids'):
     sample(jax.random.key(0), way=3, class_ids=jnp.arange(4))
+
+
+def plain_sample(key, images_of, **options):
+  """`sample` as it was before it was compiled: drawn and fetched op by op."""
+  drawn = episodes.draw(key, images_of, way=options['way'], shot=options['shot'],
+                        query=options['query'], class_ids=options.get('class_ids'))
+  return episodes.gather(lambda indices: jnp.asarray(images_of.images)[indices], drawn,
+                         shot=options['shot'])
+
+
+@pytest.mark.parametrize('make_key', [jax.random.key, jax.random.PRNGKey])
+@pytest.mark.parametrize('class_ids', [None, np.array([2, 0, 3])])
+def test_a_compiled_episode_has_the_bits_of_one_drawn_op_by_op(make_key, class_ids):
+  options = {'way': 3, 'shot': 2, 'query': 2, 'class_ids': class_ids}
+  compiled, plain = (lambda key, f=f: f(key, pool(), **options)
+                     for f in (episodes.sample, plain_sample))
+  expected = plain(make_key(5))
+  for found in (compiled, jax.jit(compiled)):
+    episode = found(make_key(5))
+    assert [leaf.dtype for leaf in episode] == [leaf.dtype for leaf in expected]
+    jax.tree.map(np.testing.assert_array_equal, episode, expected)
+  several = [jax.vmap(f)(jax.random.split(make_key(6), 3)) for f in (compiled, plain)]
+  jax.tree.map(np.testing.assert_array_equal, *several)
+
+
+def test_an_episode_consumes_its_key_and_refuses_as_before():
+  key = jax.random.key(7)
+  episodes.sample(key, pool(), way=3, shot=1, query=1)
+  with pytest.raises(jax.errors.KeyReuseError):
+    episodes.sample(key, pool(), way=3, shot=1, query=1)
+  with pytest.raises(ValueError, match='expected class_ids of shape'):
+    episodes.sample(jax.random.key(8), pool(), way=3, shot=1, query=1, class_ids=np.arange(2))

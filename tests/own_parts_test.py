@@ -13,7 +13,7 @@ from mtl_jax import backbones, inner_loop, runs, sharding
 from mtl_jax.configs import InnerLoop, Learn, MetaTestConfig, MetaTrainConfig, PretrainConfig
 from mtl_jax.phases import meta_train
 from mtl_jax.runs import decisions, finished, meta_training, workdirs
-from mtl_jax.types import Episode
+from mtl_jax.types import Episode, Score
 from tests.phases import changed, toy_dataset
 
 SHAPE = (16, 16, 3)
@@ -150,7 +150,7 @@ def test_an_inner_loop_without_a_name_equals_the_registered_one(pretrained):
 
 def test_learned_rates_norms_and_temperature_in_whole_runs(pretrained, tmp_path, monkeypatch):
   scores = iter(np.linspace(0, 1, 20))  # validation likes the last state best
-  monkeypatch.setattr(meta_training, 'make_scorer', lambda *_: lambda *state: float(next(scores)))
+  monkeypatch.setattr(meta_training, 'make_scorer', lambda *_: lambda *state: Score(next(scores)))
   learn = Learn(norm=True, inner_lr='per_step', temperature=True)
   config = dataclasses.replace(META, learn=learn)
   meta = str(tmp_path / 'meta')

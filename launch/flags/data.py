@@ -5,7 +5,7 @@ from typing import Any
 
 from absl.flags import FlagValues
 
-from mtl_jax import data, types
+from mtl_jax import data, stages, types
 from mtl_jax.configs import MetaTrainConfig, PretrainConfig
 from mtl_jax.data import transforms
 from mtl_jax.runs import hosts
@@ -137,9 +137,10 @@ def _load(values: FlagValues, options: Mapping[str, Any], image_size: int | None
   """Loads a data set by `options` of `data.load`, of which `dataset` is its name."""
   others = dict(options)
   name = others.pop('dataset')
-  dataset = hosts.in_turn(lambda: data.load(
-      name, **others, cache_dir=values.cache_dir, image_size=image_size,
-      skip_broken=values.skip_broken_images))
+  with stages.stage(f'reading {name}'):
+    dataset = hosts.in_turn(lambda: data.load(
+        name, **others, cache_dir=values.cache_dir, image_size=image_size,
+        skip_broken=values.skip_broken_images))
   return dataset if channels is None else transforms.with_channels(dataset, channels)
 
 

@@ -1,5 +1,6 @@
 """Flags of the few-shot tasks, and the validation tasks that they make."""
 import dataclasses
+import time
 from typing import get_args
 
 from absl.flags import FlagValues
@@ -30,6 +31,11 @@ TEST_INNER_STEPS = Flag('test_inner_steps', 'Inner steps in validation and meta-
 
 # Of pre-training and meta-training.
 TRAINING: Flags = (WAY, SHOT, *VALIDATION, TEST_INNER_STEPS, SEED)
+
+MAX_MINUTES = Flag(
+    'max_minutes', 'Train for this long: the steps that fit are measured at the start, and the '
+    'schedule of the learning rate is laid over them, so results depend on the machine. --steps, '
+    'if given too (or by a preset), is the most.', float, least=0.0)
 
 # What the settings of meta-test are where no flag says so depends on the run that is tested.
 TESTING: Flags = (
@@ -63,6 +69,26 @@ def tested_split(values: FlagValues) -> str:
     raise ValueError(f'expected --split to be one of {", ".join(SPLITS)}, or fractions of the '
                      f'classes for them, such as 0.6,0.2,0.2, got {values.split!r}')
   return values.split if values.split in SPLITS else 'test'
+
+
+def time_budget(values: FlagValues) -> runs.TimeBudget | None:
+  """Returns the time that a training may take by the flags, from the start of the process on.
+
+  Args:
+    values: parsed flags; MAX_MINUTES, and --steps.
+
+  Returns:
+    A TimeBudget; None where no time was given.
+
+  Raises:
+    ValueError: no time at all.
+  """
+  if values.max_minutes is None:
+    return None
+  # Imports have taken about as long as this process has computed so far.
+  began = time.monotonic() - time.process_time()
+  return runs.TimeBudget(values.max_minutes, values.steps if values['steps'].present else None,
+                         began)
 
 
 def validation(values: FlagValues, inner: InnerLoop) -> runs.Validation:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from mtl_jax.backbones.adapters import (
@@ -199,6 +200,9 @@ def create(name: str, image_shape: ImageShape, *, width: int | None = None,
   module = network.module(dtype=jnp.dtype(compute_dtype), **given)
   backbone = from_linen(module, image_shape, last_block=network.last_block,
                         unscaled=network.unscaled)
+  # Op by op, linen would also compute features of which it only needs the shape. Networks of one's
+  # own keep their `init` as it is: it may hold arrays, or have other bits when it is compiled.
+  backbone = backbone._replace(init=jax.jit(backbone.init))
   return backbone if network.grid else with_twin(backbone, module.clone(conv=conv_by_patches))
 
 

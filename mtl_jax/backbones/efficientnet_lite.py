@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mtl_jax.backbones import layers
 from mtl_jax.backbones.layers import relu6
-from mtl_jax.backbones.modules import KERNEL_INIT, Conv, batch_norm, conv1x1
+from mtl_jax.backbones.modules import Conv, batch_norm, conv1x1, kernel_init
 from mtl_jax.backbones.pooling import global_average
 
 
@@ -44,7 +44,7 @@ class EfficientNetLite(nn.Module):
   @nn.compact
   def __call__(self, x, batch_stats_mode):
     options = (self.norm_affine, self.norm_epsilon, self.dtype, self.conv)
-    x = nn.Conv(self.width, (3, 3), 2, use_bias=False, dtype=self.dtype, kernel_init=KERNEL_INIT,
+    x = nn.Conv(self.width, (3, 3), 2, use_bias=False, dtype=self.dtype, kernel_init=kernel_init,
                 conv_general_dilated=self.conv, name='stem')(x)
     x = relu6(batch_norm(batch_stats_mode, *options[:3], 'stem_bn')(x))
     for i, row in enumerate(_ROWS):
@@ -100,7 +100,7 @@ class _Block(nn.Module):
     if row.expand != 1:
       x = relu6(norm(conv1x1(x, wide, 1, self.dtype, 'expand'), 'expand_bn'))
     x = nn.Conv(wide, (row.kernel, row.kernel), row.stride, feature_group_count=wide,
-                use_bias=False, dtype=self.dtype, kernel_init=KERNEL_INIT,
+                use_bias=False, dtype=self.dtype, kernel_init=kernel_init,
                 conv_general_dilated=self.conv, name='depthwise')(x)
     x = relu6(norm(x, 'depthwise_bn'))
     x = norm(conv1x1(x, row.width, 1, self.dtype, 'project'), 'project_bn')

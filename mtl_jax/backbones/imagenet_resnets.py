@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from mtl_jax.backbones import layers
 from mtl_jax.backbones.basic_resnets import BasicBlock
 from mtl_jax.backbones.layers import relu
-from mtl_jax.backbones.modules import KERNEL_INIT, Conv, Stage, batch_norm, conv1x1, conv3x3_layer
+from mtl_jax.backbones.modules import Conv, Stage, batch_norm, conv1x1, conv3x3_layer, kernel_init
 from mtl_jax.backbones.pooling import global_average, max_pool3x3
 
 
@@ -32,7 +32,7 @@ class ImageNetResNet(nn.Module):
   def __call__(self, x, batch_stats_mode):
     options = (self.norm_affine, self.norm_epsilon, self.dtype)
     x = nn.Conv(self.width, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype,
-                kernel_init=KERNEL_INIT, conv_general_dilated=self.conv, name='stem')(x)
+                kernel_init=kernel_init, conv_general_dilated=self.conv, name='stem')(x)
     x = max_pool3x3(relu(batch_norm(batch_stats_mode, *options, 'stem_bn')(x)))
     block = _Bottleneck if self.bottleneck else BasicBlock
     for i, blocks in enumerate(self.blocks):

@@ -1,17 +1,33 @@
 """Linen modules that several backbones share (private to this folder)."""
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from mtl_jax.backbones import layers
 
 Conv = Callable[..., jax.Array]  # with the signature of `layers.conv`
 
-# He et al., as residual networks start.
-KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 _MOMENTUM = 0.9  # of running statistics: a tenth of them is new in every step
+
+
+def kernel_init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+  """Draws a kernel as residual networks start (He et al.): normal, of variance 2 / fan-out.
+
+  It is `variance_scaling(2.0, 'fan_out', 'normal')`, with the same bits whether compiled or not.
+
+  Args:
+    key: consumed.
+    shape: [..., c_in, c_out].
+    dtype: of the kernel.
+  """
+  fan_out = math.prod(shape) / shape[-2]
+  # Else the compiler would multiply the two factors of the normal numbers with each other first.
+  normal = jax.lax.optimization_barrier(jax.random.normal(key, shape, dtype))
+  return normal * jnp.sqrt(jnp.array(2.0 / fan_out, dtype))
 
 
 def conv3x3_layer(width: int, stride: int, dtype: Any, conv: Conv, name: str, *,
@@ -29,7 +45,7 @@ def conv3x3_layer(width: int, stride: int, dtype: Any, conv: Conv, name: str, *,
     use_bias: whether it has a bias.
   """
   return nn.Conv(width, (3, 3), stride, padding=1, use_bias=use_bias, dtype=dtype,
-                 kernel_init=KERNEL_INIT, conv_general_dilated=conv, name=name)
+                 kernel_init=kernel_init, conv_general_dilated=conv, name=name)
 
 
 def conv1x1(x: jax.Array, width: int, stride: int, dtype: Any, name: str) -> jax.Array:
@@ -47,7 +63,7 @@ def conv1x1(x: jax.Array, width: int, stride: int, dtype: Any, name: str) -> jax
   Returns:
     [B, ceil(H / stride), ceil(W / stride), c_out].
   """
-  dense = nn.Dense(width, use_bias=False, dtype=dtype, kernel_init=KERNEL_INIT, name=name)
+  dense = nn.Dense(width, use_bias=False, dtype=dtype, kernel_init=kernel_init, name=name)
   return dense(x[:, ::stride, ::stride])
 
 

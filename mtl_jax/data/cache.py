@@ -22,7 +22,7 @@ import filelock
 import numpy as np
 import platformdirs
 
-from mtl_jax import types
+from mtl_jax import stages, types
 from mtl_jax.data import pools
 
 FORMAT = 1  # Counts up when the layout of an entry changes.
@@ -90,7 +90,8 @@ def load_or_build(name: str, key: dict[str, Any], build: Callable[[], types.Data
   found = _read(entry, name)
   if found is not None:
     return found
-  built = build()
+  with stages.stage(f'preparing the images of {name}'):
+    built = build()
   try:
     _write(entry, built, key)
   except OSError as e:
@@ -128,7 +129,8 @@ def load_or_stream(name: str, key: dict[str, Any], read: Callable[[], pools.Stre
     with filelock.FileLock(root / f'.{entry.name}.lock'):
       found = _read(entry, name)  # Another process may have written it meanwhile.
       if found is None:
-        _stream(entry, read(), key, flip)
+        with stages.stage(f'decoding the images of {name}'):
+          _stream(entry, read(), key, flip)
         found = _read(entry, name)
   except OSError as e:
     raise ValueError(f'{name}: decoded images cannot be written to {root} ({e}); make room there, '

@@ -9,8 +9,9 @@ from mtl_jax.runs.finished import FinishedRun, load
 from mtl_jax.runs.meta_testing import meta_test_run
 from mtl_jax.runs.meta_training import meta_train_run
 from mtl_jax.runs.pretraining import pretrain_run
+from mtl_jax.runs.time_budgets import TimeBudget
 from mtl_jax.runs.validation import Validation
 from mtl_jax.sharding import Layout, Pool, make_layout
 
-__all__ = ['FinishedRun', 'Images', 'Layout', 'Machine', 'Pool', 'Validation', 'load',
-           'make_layout', 'meta_test_run', 'meta_train_run', 'pretrain_run']
+__all__ = ['FinishedRun', 'Images', 'Layout', 'Machine', 'Pool', 'TimeBudget',
+           'Validation', 'load', 'make_layout', 'meta_test_run', 'meta_train_run', 'pretrain_run']

@@ -15,7 +15,8 @@ from typing import Any
 
 from absl import logging
 
-from mtl_jax.runs import orbax_io, stored_step
+from mtl_jax.runs import leaves, orbax_io, stored_step
+from mtl_jax.types import Score
 
 
 class Checkpoints:
@@ -49,13 +50,15 @@ class Checkpoints:
         raise
       logging.warning('%s', close_error)  # Raised, it would hide the error that ended the block.
 
-  def save(self, step: int, state: Any, accuracy: float | None = None) -> None:
+  def save(self, step: int, state: Any, accuracy: float | None = None,
+           ci95: float | None = None) -> None:
     """Starts writing one step; returns as soon as the arrays are copied on the host.
 
     Args:
       step: steps taken so far; each can be saved once.
       state: tree of arrays, which the caller may change or donate afterwards.
       accuracy: in [0, 1]; decides which steps are kept as the best. None where it was not measured.
+      ci95: half-width of its 95% interval, to be kept with it.
 
     Raises:
       ValueError: a leaf is not an array of numbers, the step is there already, or the path has one
@@ -64,7 +67,7 @@ class Checkpoints:
     """
     orbax_io.check_path(self.directory)
     step, accuracy = int(step), _finite_or_none(accuracy)
-    arrays = stored_step.to_host(state)
+    arrays = leaves.to_host(state)
     self.wait()
     if step in self._whole_steps():
       raise ValueError(f'step {step} is in {self.directory} already: expected a new step; '
@@ -74,8 +77,8 @@ class Checkpoints:
       self._move_damaged_aside()
       self._open_manager()
       self._accuracies[step] = accuracy  # before orbax asks which steps are the best
-      leaves = stored_step.leaf_list(step, arrays, accuracy)
-      self._manager.save(step, args=orbax_io.save_arguments(arrays, leaves), force=True)
+      listed = stored_step.leaf_list(step, arrays, accuracy, _finite_or_none(ci95))
+      self._manager.save(step, args=orbax_io.save_arguments(arrays, listed), force=True)
 
   def wait(self) -> None:
     """Returns when everything is on disk; raises OSError where it could not be written."""
@@ -104,6 +107,17 @@ class Checkpoints:
       with contextlib.suppress(stored_step.Damaged):
         accuracies[step] = stored_step.read_leaf_list(self.directory, step)['accuracy']
     return accuracies
+
+  def score(self, step: int) -> Score:
+    """Returns the accuracy that a step was saved with, NaN where that was none, and its interval.
+
+    Args:
+      step: one that was just restored.
+    """
+    content = stored_step.read_leaf_list(self.directory, step)
+    accuracy = content['accuracy']
+    # Steps of an earlier version have no interval.
+    return Score(math.nan if accuracy is None else accuracy, content.get('ci95'))
 
   def restore_latest(self, like: Any) -> tuple[int, Any] | None:
     """Reads the newest whole step.
@@ -200,40 +214,6 @@ class Checkpoints:
               else 'no earlier checkpoint exists')
       raise OSError(f'could not write the checkpoint of step {step} to {self.directory}: '
                     f'{orbax_io.reason(error)}{_free_space(self.directory)}; {kept}') from error
-
-
-def save_tree(directory: str | os.PathLike, tree: Any) -> None:
-  """Writes one tree of arrays; replaces an earlier one only once the new one is whole on disk.
-
-  Args:
-    directory: folder of this tree alone; made where it is missing.
-    tree: nested dicts, tuples or NamedTuples of arrays.
-
-  Raises:
-    ValueError: a leaf is not an array of numbers.
-    OSError: it could not be written; an earlier tree stays.
-  """
-  with Checkpoints(directory, keep_latest=1, keep_best=0) as checkpoints:
-    checkpoints.save(max(checkpoints.steps(), default=-1) + 1, tree)
-
-
-def load_tree(directory: str | os.PathLike, like: Any = None) -> Any:
-  """Reads what `save_tree` wrote.
-
-  Args:
-    directory: folder given to `save_tree`.
-    like: as in `Checkpoints.restore_latest`; None for whatever is there, as nested dicts of NumPy
-      arrays.
-
-  Raises:
-    FileNotFoundError: there is no tree.
-    ValueError: it is damaged, or is not like `like`.
-  """
-  found = Checkpoints(directory).restore_latest(like)
-  if found is None:
-    raise FileNotFoundError(
-        f'expected a saved tree in {os.path.abspath(directory)}, found none')
-  return found[1]
 
 
 def _finite_or_none(number: Any) -> float | None:

@@ -9,7 +9,7 @@ import numpy as np
 from mtl_jax import backbones, configs, learnable
 from mtl_jax.configs import MetaTrainConfig, PretrainConfig
 from mtl_jax.phases import meta_train
-from mtl_jax.runs import checkpoints, workdirs
+from mtl_jax.runs import models, tensor_files, workdirs
 from mtl_jax.runs.validation import Validation
 from mtl_jax.types import Backbone, BackboneVars, MetaParams, Normalization
 
@@ -22,7 +22,7 @@ class FinishedRun(NamedTuple):
   backbone_vars: BackboneVars
   meta_params: MetaParams | None  # None after pre-training
   normalization: Normalization    # what its images were normalised by
-  settings: dict[str, Any]        # as in its settings.json
+  settings: dict[str, Any]        # as in its model.json
 
   @property
   def config(self) -> PretrainConfig | MetaTrainConfig:
@@ -82,7 +82,7 @@ def load(workdir: str | os.PathLike, image_shape: tuple[int, ...] | None = None,
 def _load_backbone(workdir, network, was_named):
   like = jax.eval_shape(network.init, jax.random.key(0))
   try:
-    return checkpoints.load_tree(os.path.join(workdir, 'backbone'), like)
+    return models.read_tree(workdir, models.BACKBONE, like)
   except ValueError as error:
     if not was_named:
       raise
@@ -96,7 +96,7 @@ def _load_meta_params(workdir, network, backbone_vars, settings, readout):
     raise ValueError(f'--feature_norm and --temperature do not go with {workdir}, which has '
                      'learned the temperature')
   like = jax.eval_shape(lambda v: meta_train.init(network, v, config).meta_params, backbone_vars)
-  return checkpoints.load_tree(os.path.join(workdir, 'meta_params'), like)
+  return models.read_tree(workdir, models.META_PARAMS, like)
 
 
 def network_of(run: FinishedRun) -> BackboneVars:
@@ -126,34 +126,55 @@ def trained_settings(workdir: str | os.PathLike) -> dict[str, Any]:
     workdir: of that run.
 
   Returns:
-    The content of its `settings.json`.
+    The `settings` in its `model.json`: its `settings.json`, with what it was trained by.
 
   Raises:
     FileNotFoundError: no such directory, or the run in it is not finished.
     ValueError: not a run of ours, or one of another version.
   """
-  settings = workdirs.read_settings(workdir)
+  settings, model = read_run(workdir)
+  if model is None:
+    if workdirs.read_results(workdir) is not None:
+      models.refuse_earlier_format(workdir)
+    raise FileNotFoundError(f'{settings["command"]} in {workdir} is not finished: start it again '
+                            'to finish it')
+  return settings
+
+
+def read_run(workdir: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any] | None]:
+  """Reads what is said about a pre-training or meta-training, finished or not.
+
+  Args:
+    workdir: of that run.
+
+  Returns:
+    (its settings; its `model.json`, or None where there is no finished model).
+
+  Raises:
+    FileNotFoundError: no such directory.
+    ValueError: as `trained_settings`.
+  """
+  model = models.read(workdir)
+  settings = workdirs.read_settings(workdir) if model is None else model['settings']
   command = settings.get('command')
   if command not in tuple(CONFIGS):
     raise ValueError(f'expected {workdir} to hold a pre-training or meta-training, got '
                      f'{command!r}; name the --workdir of one')
   missing = {'image_shape', 'normalization', 'backbone', 'config'} - set(settings)
   if missing:
-    raise ValueError(f'settings.json in {workdir} is damaged: expected {sorted(missing)} in it, '
+    raise ValueError(f'the settings in {workdir} are damaged: expected {sorted(missing)} in them, '
                      'found none')
   for name, kind in (('config', CONFIGS[command]), ('validation', Validation)):
     if name in settings:
       _check_version(workdir, command, name, kind, settings[name])
-  if workdirs.read_results(workdir) is None:
-    raise FileNotFoundError(f'{command} in {workdir} is not finished: start it again to finish it')
-  return settings
+  return settings, model
 
 
 def _check_version(workdir, command, name, kind, found):
   try:
     configs.from_json(kind, found)
   except (ValueError, TypeError) as error:
-    raise ValueError(f'settings.json in {workdir} is of another version of mtl_jax: its {name} '
+    raise ValueError(f'the run in {workdir} is of another version of mtl_jax: its {name} '
                      f'differs ({error}); run {command} again in a new --workdir') from error
 
 
@@ -188,9 +209,9 @@ def keep_backbone(workdir: str, backbone_vars: BackboneVars) -> BackboneVars:
     ValueError: the copy is damaged or of another architecture.
     OSError: the copy cannot be written.
   """
-  folder = os.path.join(workdir, 'backbone')
+  path = os.path.join(workdir, models.BACKBONE)
   try:
-    return checkpoints.load_tree(folder, backbone_vars)
+    return tensor_files.read(path, backbone_vars)
   except FileNotFoundError:
-    checkpoints.save_tree(folder, backbone_vars)
+    tensor_files.write(path, backbone_vars)
     return backbone_vars

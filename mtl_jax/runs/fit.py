@@ -15,15 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from mtl_jax import stages
 from mtl_jax.execution import placement
 from mtl_jax.runs import hosts, workdirs
 from mtl_jax.runs.checkpoints import Checkpoints
 from mtl_jax.runs.metrics import MetricWriter
 from mtl_jax.runs.profiling import Trace
 from mtl_jax.runs.progress import Progress
+from mtl_jax.runs.time_budgets import Clock
+from mtl_jax.types import Score
 
 Advance = Callable[[Any], tuple[Any, Mapping[str, Any]]]  # state -> (later state, metrics)
-Validate = Callable[[Any], float]                         # state -> accuracy in [0, 1]
+Validate = Callable[[Any], Score]                         # state -> how well it does
 Found = tuple[int, Any] | None                            # (step, state) of a checkpoint
 
 
@@ -32,7 +35,7 @@ class Fitted(NamedTuple):
   state: Any         # the snapshot of highest validation accuracy
   step: int          # its step
   last_step: int     # steps taken in all; calls of several steps may go past num_steps
-  accuracy: float    # its accuracy on the validation tasks, in [0, 1]
+  score: Score       # of it, on the validation tasks
   resumed_from: int  # step that this process went on from; 0 if it began the run
   seconds: float     # spent by this process, which may have resumed the run
 
@@ -48,10 +51,12 @@ class _Loop(NamedTuple):
   progress: Progress
   checkpoints: Checkpoints
   trace: Trace
+  clock: Clock | None
 
 
 def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_steps: int,
-        validate_every: int, workdir: str | os.PathLike, profile: str | None = None) -> Fitted:
+        validate_every: int, workdir: str | os.PathLike, profile: str | None = None,
+        clock: Clock | None = None) -> Fitted:
   """Trains until `num_steps`, from the newest checkpoint in `workdir` if there is one.
 
   Every validated state is saved, the first one too, so that a run never ends worse than it began. A
@@ -62,13 +67,15 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
     state: initial state, a tree with a field `step`; donated. Of several processes that work in
       step (`hosts`), the first one reads and writes `workdir`.
     advance: state -> (state, metrics), some steps further on; metrics are device scalars.
-    validate: state -> accuracy in [0, 1].
+    validate: state -> its Score on the validation tasks.
     phase: name of the phase in metrics, progress and messages.
     num_steps: steps at which the run is finished; 0 validates and saves the initial state.
     validate_every: steps between two validations, rounded up to a call of `advance`.
     workdir: holds `checkpoints`, `metrics.jsonl` and TensorBoard events.
     profile: folder for a trace of a few calls of `advance` after the first one, which compiles;
       None for no trace.
+    clock: of a run by the clock, which ends before `num_steps` where its time is over; the step is
+      kept, so that the run ends there if it is resumed. None for any other run.
 
   Returns:
     A Fitted.
@@ -90,14 +97,13 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
             hosts.first_only(Progress, num_steps, phase, first_step) as progress,
             contextlib.closing(Trace(profile if hosts.is_first() else None)) as trace):
         loop = _Loop(advance, validate, phase, num_steps, validate_every, writer, progress,
-                     checkpoints, trace)
+                     checkpoints, trace, clock)
         _begin(loop, state, found)
         _advance_to_end(loop, state, first_step)
     hosts.on_first(checkpoints.wait)
     step, best = _best(checkpoints, state, workdir)
-    last_step, accuracy = hosts.on_first(
-        lambda: (checkpoints.steps()[-1], _accuracy(checkpoints, step)))
-    return Fitted(best, step, last_step, accuracy, first_step, time.monotonic() - began)
+    last_step, score = hosts.on_first(lambda: (checkpoints.steps()[-1], checkpoints.score(step)))
+    return Fitted(best, step, last_step, score, first_step, time.monotonic() - began)
 
 
 def _log_found(phase: str, workdir: str | os.PathLike, step: int, num_steps: int) -> None:
@@ -134,44 +140,56 @@ def _best(checkpoints: Checkpoints, state: Any, workdir: str | os.PathLike) -> t
   return found
 
 
-def _accuracy(checkpoints: Checkpoints, step: int) -> float:
-  """Returns the validation accuracy of a step; NaN is stored as none."""
-  accuracy = checkpoints.accuracies()[step]
-  return math.nan if accuracy is None else accuracy
-
-
 def _begin(loop: _Loop, state: Any, found: Found) -> None:
   """Validates and saves the initial state, or sees to it that its line is there."""
   if found is None:
-    _validate_and_save(loop, state, 0)
+    with stages.stage('compiling and scoring the validation tasks'):
+      _validate_and_save(loop, state, 0)
   elif found[0] == 0:
     # The writer began the file anew, without the line of this checkpoint.
     hosts.on_first(lambda: loop.writer.write(
-        0, {'validation_accuracy': _accuracy(loop.checkpoints, 0)}))
+        0, {'validation_accuracy': loop.checkpoints.score(0).accuracy}))
 
 
 def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
   """Calls `advance` until `num_steps`; validates and saves whenever that is due."""
-  saved = step
+  saved, seconds = step, None
   while step < loop.num_steps:
     before, started = step, time.monotonic()
     loop.trace.before_call()
-    state, metrics = loop.advance(state)
-    step, metrics = jax.device_get((state.step, metrics))  # the only transfer, one for each call
+    with _announced(loop, seconds):
+      state, metrics = loop.advance(state)
+      step, metrics = jax.device_get((state.step, metrics))  # the only transfer, one for each call
+    seconds = time.monotonic() - started
     step, metrics = int(step), {name: float(value) for name, value in metrics.items()}
+    is_over = step < loop.num_steps and loop.clock is not None and loop.clock.is_over()
     due = (step // loop.validate_every > saved // loop.validate_every
-           or step >= loop.num_steps)
+           or step >= loop.num_steps or is_over)
     # The last update may have spoilt what the loss before it does not show.
     bad = _bad_metrics(metrics) or (_bad_arrays(state) if due else [])
     if bad:
       raise FloatingPointError(f'{loop.phase} stopped at step {step}: {bad[0]}; the last '
                                f'checkpoint is of step {saved}; lower the learning rates')
-    rate = (step - before) / (time.monotonic() - started)
-    loop.writer.write(step, metrics, {'steps_per_second': rate})
+    loop.writer.write(step, metrics, {'steps_per_second': (step - before) / seconds})
     loop.progress.update(step, loss=metrics['loss'], accuracy=metrics['accuracy'])
+    if loop.clock is not None and due:
+      # Before the checkpoint: killed in between, the run still ends at this step.
+      loop.clock.note(**({'last_step': step} if is_over else {}))
     if due:
-      _validate_and_save(loop, state, step)
+      with stages.stage('scoring the validation tasks', quiet=True):
+        _validate_and_save(loop, state, step)
       saved = step
+    if is_over:
+      logging.info('%s ends with its time, at step %d of %d', loop.phase, step, loop.num_steps)
+      return
+
+
+def _announced(loop: _Loop, seconds: float | None) -> contextlib.AbstractContextManager:
+  """Says that the first call goes on, and that a later one does after one that took `seconds`."""
+  if seconds is None:
+    return stages.stage(f'compiling the steps of {loop.phase}')
+  # Of short calls, which may be a thousand in a second, the progress tells enough.
+  return stages.stage(loop.phase, quiet=True) if seconds > 1 else contextlib.nullcontext()
 
 
 def _bad_metrics(metrics: Mapping[str, float]) -> list[str]:
@@ -185,8 +203,8 @@ def _bad_arrays(state: Any) -> list[str]:
 
 
 def _validate_and_save(loop: _Loop, state: Any, step: int) -> None:
-  accuracy = loop.validate(state)
+  accuracy, ci95 = loop.validate(state)
   # Metrics go before the checkpoint: a run resumed from this step keeps the lines up to it.
   loop.writer.write(step, {'validation_accuracy': accuracy})
   loop.progress.say(f'{loop.phase} step {step}: validation accuracy {100 * accuracy:.2f}%')
-  loop.checkpoints.save(step, state, accuracy)
+  loop.checkpoints.save(step, state, accuracy, ci95)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from mtl_jax import configs, episodes, execution, learnable
+from mtl_jax import configs, episodes, execution, learnable, stages
 from mtl_jax.configs import Learn, MetaTestConfig, MetaTrainConfig
 from mtl_jax.phases import meta_test
 from mtl_jax.runs import decisions, finished, hosts, records, workdirs
@@ -69,7 +69,8 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
   pool = phases.place(pool)
   keys = meta_test.task_keys(records.stream_key(seed, 'test'), config.num_tasks)
   score = phases.scorer(pool, keys, backbone=run.backbone, config=config)
-  per_task = np.asarray(score(meta_params, run.backbone_vars))
+  with stages.stage(f'compiling and scoring {config.num_tasks} tasks'):
+    per_task = np.asarray(score(meta_params, run.backbone_vars))
   hosts.on_first(lambda: workdirs.write_array(workdir, 'accuracies.npy', per_task))
   accuracy, ci95 = meta_test.summarize(per_task)
   results = {'command': 'meta_test', 'accuracy': accuracy, 'ci95': ci95,
@@ -81,7 +82,8 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
     # that row.
     head = dataclasses.replace(config, inner=dataclasses.replace(config.inner, adapts='head'))
     score = phases.scorer(pool, keys, backbone=run.backbone, config=head)
-    value, interval = meta_test.summarize(score(plain, run.backbone_vars))
+    with stages.stage(f'scoring {config.num_tasks} tasks without meta-learning'):
+      value, interval = meta_test.summarize(score(plain, run.backbone_vars))
     results['baselines'] = {'update_theta': {'accuracy': value, 'ci95': interval}}
   results |= {'seed': seed, 'seconds': time.monotonic() - began,
               **records.machine_results(machine.layout)}

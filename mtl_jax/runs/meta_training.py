@@ -4,13 +4,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_jax import episodes, execution, sharding
+from mtl_jax import configs, episodes, execution, sharding, stages
 from mtl_jax.configs import MetaTrainConfig
 from mtl_jax.execution import frozen_prefix, placement
 from mtl_jax.phases import meta_train
-from mtl_jax.runs import decisions, finished, fit, hosts, records
+from mtl_jax.runs import decisions, finished, hosts, models, records, trainings
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
 from mtl_jax.runs.finished import FinishedRun
+from mtl_jax.runs.time_budgets import TimeBudget, Training
 from mtl_jax.runs.validation import Validation, check_validation, make_scorer
 from mtl_jax.types import Dataset
 
@@ -19,7 +20,8 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
                    validation: Validation, seed: int, workdir: str | os.PathLike,
                    backbone: Mapping[str, Any] | None = None,
                    readout: Mapping[str, Any] | None = None, compute_dtype: str | None = None,
-                   machine: Machine = ONE_DEVICE) -> dict[str, Any]:
+                   machine: Machine = ONE_DEVICE,
+                   budget: TimeBudget | None = None) -> dict[str, Any]:
   """Meta-learns Φ_S and θ over a pre-trained backbone (phase 2).
 
   Args:
@@ -34,6 +36,8 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
     compute_dtype: of convolutions, if not that of `pretrained`.
     machine: where images stay, which devices share the tasks of a meta-batch, and how tasks that
       adapt kernels of their own are computed; the same tasks either way.
+    budget: time that takes the place of `config.steps`; None for that number of steps. The outer
+      rate is then halved after the share of the steps that `config` says.
 
   Returns:
     The content of `results.json`.
@@ -50,13 +54,15 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
                       readout=readout, compute_dtype=compute_dtype)
   _check(pretrained, run, dataset, config, validation, layout)
   dataset = dataset.normalized_by(run.normalization)
-  decided, cut = decisions.for_meta_training(workdir, machine, run, config, dataset)
+  with stages.stage('deciding how the tasks are computed'):
+    decided, cut = decisions.for_meta_training(workdir, machine, run, config, dataset)
   config = dataclasses.replace(
       config, inner=dataclasses.replace(config.inner, batching=decided.batching))
   settings = records.training_settings('meta_train', dataset, run.settings['backbone'], config,
                                        validation, seed)
   settings |= {'readout': run.settings['readout'], 'images_on_host': decided.images_on_host,
                'prefix_once': decided.prefix_once, 'pretrained': run.settings}
+  settings |= budget.settings() if budget is not None else {}
   if (results := records.claim(workdir, settings)) is not None:
     return results
 
@@ -64,19 +70,24 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
                                run.backbone_vars)
   network = run.backbone
   if cut is not None:
-    network = frozen_prefix.upper_part(run.backbone, cut, frozen)
-    dataset = frozen_prefix.compute(cut, frozen, dataset, layout=layout)
+    with stages.stage('computing what the frozen lower part of the network makes of the images'):
+      network = frozen_prefix.upper_part(run.backbone, cut, frozen)
+      dataset = frozen_prefix.compute(cut, frozen, dataset, layout=layout)
   frozen = placement.replicate(frozen, layout)
-  state = placement.replicate(meta_train.init(network, frozen, config), layout)
   phases = execution.make(decided.images_on_host, layout)
   score = make_scorer(dataset, network, validation, records.stream_key(seed, 'validate'), phases)
-  with phases.meta_training(records.stream_key(seed, 'train'), frozen, dataset.train,
-                            backbone=network, config=config) as advance:
-    fitted = fit.fit(state, advance, lambda state: score(state.meta_params, frozen),
-                     phase='meta_train', num_steps=_num_steps(config),
-                     validate_every=validation.every, workdir=workdir, profile=machine.profile)
-  trees = {'meta_params': fitted.state.meta_params}
-  return records.finish(workdir, settings, fitted, layout, trees)
+  training = Training(
+      lambda config: placement.replicate(meta_train.init(network, frozen, config), layout),
+      lambda config: phases.meta_training(records.stream_key(seed, 'train'), frozen, dataset.train,
+                                          backbone=network, config=config),
+      lambda state: score(state.meta_params, frozen), _lay_over,
+      meta_train.steps_per_cycle(config), validation.every)
+  config, fitted = trainings.run(
+      training, config, phase='meta_train', num_steps=_num_steps(config), workdir=workdir,
+      budget=budget, profile=machine.profile)
+  trees = {models.BACKBONE: frozen, models.META_PARAMS: fitted.state.meta_params}
+  return records.finish(workdir, settings | {'config': configs.to_json(config)}, fitted, layout,
+                        trees, dataset.class_names.get('train'))
 
 
 def _check(pretrained: str | os.PathLike, run: FinishedRun, dataset: Dataset,
@@ -94,6 +105,12 @@ def _check(pretrained: str | os.PathLike, run: FinishedRun, dataset: Dataset,
                      '--workdir of a pre-training')
   finished.check_statistics(os.fspath(pretrained), run.settings, config.inner.batch_stats_mode,
                             validation.inner.batch_stats_mode)
+
+
+def _lay_over(config: MetaTrainConfig, steps: int) -> MetaTrainConfig:
+  """Returns the settings for other steps, with the rate halved after the same share of them."""
+  halving = max(1, round(config.outer_lr_halving * steps / config.steps))
+  return dataclasses.replace(config, steps=steps, outer_lr_halving=halving)
 
 
 def _num_steps(config: MetaTrainConfig) -> int:

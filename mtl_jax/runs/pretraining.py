@@ -1,14 +1,16 @@
 """Phase 1 as one call on disk."""
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_jax import backbones, execution, learnable, sharding
+from mtl_jax import backbones, configs, execution, learnable, sharding, stages
 from mtl_jax.configs import PretrainConfig
 from mtl_jax.execution import placement
 from mtl_jax.phases import pretrain
-from mtl_jax.runs import decisions, fit, records
+from mtl_jax.runs import decisions, models, records, trainings
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
+from mtl_jax.runs.time_budgets import TimeBudget, Training
 from mtl_jax.runs.validation import Validation, check_validation, make_scorer
 from mtl_jax.types import Dataset
 
@@ -16,7 +18,8 @@ from mtl_jax.types import Dataset
 def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: PretrainConfig,
                  validation: Validation, seed: int, workdir: str | os.PathLike,
                  readout: Mapping[str, Any] | None = None,
-                 machine: Machine = ONE_DEVICE) -> dict[str, Any]:
+                 machine: Machine = ONE_DEVICE,
+                 budget: TimeBudget | None = None) -> dict[str, Any]:
   """Pre-trains a backbone on the training classes (phase 1).
 
   Args:
@@ -28,6 +31,7 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
     workdir: claimed for this run.
     readout: options of `backbones.read_out`, for the validation tasks and the phases that follow.
     machine: where images stay and which devices share each batch; the same batches either way.
+    budget: time that takes the place of `config.steps`; None for that number of steps.
 
   Returns:
     The content of `results.json`.
@@ -45,18 +49,30 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
   settings = records.training_settings('pretrain', dataset, backbone, config, validation, seed)
   decided = decisions.for_pretraining(workdir, machine, dataset)
   settings |= {'readout': readout, 'images_on_host': decided.images_on_host}
+  settings |= budget.settings() if budget is not None else {}
   if (results := records.claim(workdir, settings)) is not None:
     return results
 
   num_classes = len(dataset.train.class_sizes)
-  state = pretrain.init(records.stream_key(seed, 'init'), network, num_classes, config)
   phases = execution.make(decided.images_on_host, layout)
   score = make_scorer(dataset, network, validation, records.stream_key(seed, 'validate'), phases)
   plain = learnable.nothing_learned(network, validation.way)
-  with phases.pretraining(records.stream_key(seed, 'train'), dataset.train, backbone=network,
-                          config=config) as advance:
-    fitted = fit.fit(placement.replicate(state, layout), advance,
-                     lambda state: score(plain, state.backbone), phase='pretrain',
-                     num_steps=records.whole_calls(config.steps, config.steps_per_call),
-                     validate_every=validation.every, workdir=workdir, profile=machine.profile)
-  return records.finish(workdir, settings, fitted, layout, {'backbone': fitted.state.backbone})
+
+  def start(config):
+    with stages.stage(f'compiling the initial weights of {backbone["name"]}'):
+      state = pretrain.init(records.stream_key(seed, 'init'), network, num_classes, config)
+    return placement.replicate(state, layout)
+
+  def train(config):
+    return phases.pretraining(records.stream_key(seed, 'train'), dataset.train, backbone=network,
+                              config=config)
+
+  training = Training(
+      start, train, lambda state: score(plain, state.backbone),
+      lambda config, steps: dataclasses.replace(config, steps=steps),
+      config.steps_per_call, validation.every)
+  config, fitted = trainings.run(
+      training, config, phase='pretrain', workdir=workdir, budget=budget, profile=machine.profile,
+      num_steps=records.whole_calls(config.steps, config.steps_per_call))
+  return records.finish(workdir, settings | {'config': configs.to_json(config)}, fitted, layout,
+                        {models.BACKBONE: fitted.state.backbone}, dataset.class_names.get('train'))

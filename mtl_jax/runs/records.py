@@ -1,16 +1,15 @@
 """What the runs of all phases have in common: their random streams, settings and results."""
-import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 from absl import logging
 
-from mtl_jax import configs
+from mtl_jax import configs, stages
 from mtl_jax.configs import Config
-from mtl_jax.runs import checkpoints, hosts, workdirs
+from mtl_jax.runs import hosts, models, workdirs
 from mtl_jax.runs.fit import Fitted
 from mtl_jax.runs.validation import Validation
 from mtl_jax.sharding import Layout
@@ -44,12 +43,14 @@ def training_settings(command: str, dataset: Dataset, backbone: Mapping[str, Any
     seed: of the run.
   """
   pool = dataset.train
+  with stages.stage(f'reading the images of {dataset.name}'):
+    digests = {split: digest(getattr(dataset, split)) for split in ('train', 'val')}
   normalization = {} if pool.normalization is None else {
     name: np.asarray(value).tolist() for name, value in pool.normalization._asdict().items()}
   return {'command': command, 'dataset': dataset.name, 'data': describe_data(dataset),
           'image_shape': list(pool.images.shape[1:]),
           'num_classes': len(pool.class_sizes), 'num_images': len(pool.images),
-          'images': {split: digest(getattr(dataset, split)) for split in ('train', 'val')},
+          'images': digests,
           'normalization': normalization, 'backbone': dict(backbone),
           'config': configs.to_json(config), 'validation': configs.to_json(validation),
           'seed': seed}
@@ -126,15 +127,16 @@ def machine_results(layout: Layout | None) -> dict[str, Any]:
 
 
 def finish(workdir: str, settings: Mapping[str, Any], fitted: Fitted, layout: Layout | None,
-           trees: Mapping[str, Tree]) -> dict[str, Any]:
-  """Writes what the next phase reads, and last the results that mark a training as finished.
+           trees: Mapping[str, Tree], classes: Sequence[str] | None) -> dict[str, Any]:
+  """Writes the model that the next phase reads, then the results.
 
   Args:
     workdir: of the run.
     settings: of the run.
     fitted: how the training ended.
     layout: devices of the run.
-    trees: name of a folder -> tree of arrays.
+    trees: of the model, as `models.write` takes them.
+    classes: names of the base classes; None where they are not known.
 
   Returns:
     The content of `results.json`.
@@ -144,13 +146,13 @@ def finish(workdir: str, settings: Mapping[str, Any], fitted: Fitted, layout: La
   """
   results = {'command': settings['command'], 'dataset': settings['dataset'],
              'data': settings['data'], 'steps': fitted.last_step, 'best_step': fitted.step,
-             'validation_accuracy': fitted.accuracy, 'seed': settings['seed'],
+             'validation_accuracy': fitted.score.accuracy,
+             'validation_ci95': fitted.score.ci95, 'seed': settings['seed'],
              'seconds': fitted.seconds, 'resumed_from': fitted.resumed_from,
              **machine_results(layout)}
 
   def write():
-    for name, tree in trees.items():
-      checkpoints.save_tree(os.path.join(workdir, name), tree)
+    models.write(workdir, settings, trees, results, classes)
     workdirs.write_results(workdir, results)
 
   hosts.on_first(write)

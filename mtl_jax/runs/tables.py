@@ -1,7 +1,7 @@
 """Tables of accuracies on the terminal and in Markdown."""
 from collections.abc import Sequence
 
-from rich import box, console, table
+from rich import box, console, markup, table
 
 # Columns of the terminal that a table may take; wide tables have four columns or more.
 _NARROW, _WIDE = 100, 130
@@ -33,6 +33,21 @@ def show_columns(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
   for row in rows:
     shown.add_row(*row)
   console.Console(width=_NARROW if len(header) < 4 else _WIDE).print(shown)
+
+
+def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
+  """Prints what is known of a thing; long values go on in the next line.
+
+  Args:
+    title: stands above them.
+    facts: (what, its value).
+  """
+  shown = table.Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, show_header=False)
+  shown.add_column(no_wrap=True)
+  shown.add_column(overflow='fold')
+  for fact in facts:
+    shown.add_row(*map(markup.escape, fact))
+  console.Console(width=_NARROW).print(shown)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ from mtl_jax import episodes
 from mtl_jax.configs import TEST_LOOP, Config, InnerLoop, MetaTestConfig
 from mtl_jax.execution import Execution
 from mtl_jax.phases import meta_test
-from mtl_jax.types import Array, Backbone, Dataset
+from mtl_jax.types import Array, Backbone, Dataset, Score
 
 MOST_QUERIES = 15  # per class; fewer where the smallest validation class has no more left
 
@@ -47,7 +47,7 @@ def check_validation(dataset: Dataset, validation: Validation) -> None:
 
 
 def make_scorer(dataset: Dataset, backbone: Backbone, validation: Validation, root_key: Array,
-                execution: Execution) -> Callable[..., float]:
+                execution: Execution) -> Callable[..., Score]:
   """Prepares the scoring of a snapshot.
 
   Args:
@@ -58,14 +58,19 @@ def make_scorer(dataset: Dataset, backbone: Backbone, validation: Validation, ro
     execution: computes the accuracies.
 
   Returns:
-    (MetaParams, BackboneVars) -> mean accuracy in [0, 1].
+    (MetaParams, BackboneVars) -> Score.
   """
   config = MetaTestConfig(
       num_tasks=validation.num_tasks, way=validation.way, shot=validation.shot,
       query=num_queries(dataset, validation), inner=validation.inner)
   keys = meta_test.task_keys(root_key, validation.num_tasks)
   score = execution.scorer(dataset.val, keys, backbone=backbone, config=config)
-  return lambda meta_params, backbone_vars: float(np.mean(score(meta_params, backbone_vars)))
+
+  def score_snapshot(meta_params, backbone_vars):
+    per_task = np.asarray(score(meta_params, backbone_vars))
+    return Score(float(np.mean(per_task)), meta_test.summarize(per_task)[1])
+
+  return score_snapshot
 
 
 def num_queries(dataset: Dataset, validation: Validation) -> int:

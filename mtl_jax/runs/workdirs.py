@@ -56,7 +56,7 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
     raise ValueError(f'work directory {workdir} holds files but no {_SETTINGS}, so it is not that '
                      'of a run; choose an empty or new --workdir')
   else:
-    _write_json(workdir, _SETTINGS, settings)
+    write_json(workdir, _SETTINGS, settings)
 
 
 def read_settings(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def read_settings(workdir: str | os.PathLike) -> dict[str, Any]:
   if not os.path.exists(workdir):
     raise FileNotFoundError(f'work directory {workdir} does not exist: expected that of an earlier '
                             'run')
-  settings = _read_json(workdir, _SETTINGS)
+  settings = read_json(workdir, _SETTINGS)
   if settings is None:
     raise ValueError(f'{workdir} is not the work directory of a run: expected {_SETTINGS} in it, '
                      'found none')
@@ -89,7 +89,7 @@ def begun_settings(workdir: str | os.PathLike) -> dict[str, Any]:
   Raises:
     ValueError: the settings there are damaged.
   """
-  return _read_json(os.fspath(workdir), _SETTINGS) or {}
+  return read_json(os.fspath(workdir), _SETTINGS) or {}
 
 
 def write_results(workdir: str | os.PathLike, results: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def write_results(workdir: str | os.PathLike, results: dict[str, Any]) -> None:
   Raises:
     OSError: the file cannot be written; an earlier one stays.
   """
-  _write_json(os.fspath(workdir), _RESULTS, results)
+  write_json(os.fspath(workdir), _RESULTS, results)
 
 
 def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
   Raises:
     ValueError: the file is damaged.
   """
-  return _read_json(os.fspath(workdir), _RESULTS)
+  return read_json(os.fspath(workdir), _RESULTS)
 
 
 def write_array(workdir: str | os.PathLike, name: str, array: np.ndarray) -> None:
@@ -210,13 +210,32 @@ def _refuse_other_settings(workdir: str, there: dict[str, Any], here: dict[str, 
                      f'{differences.summarize(found)}; choose another --workdir')
 
 
-def _write_json(workdir: str, name: str, content: dict[str, Any]) -> None:
+def write_json(workdir: str | os.PathLike, name: str, content: dict[str, Any]) -> None:
+  """Writes an object as `<workdir>/<name>`, over an earlier one.
+
+  Args:
+    workdir: directory of the run.
+    name: of the file.
+    content: values that JSON can hold.
+
+  Raises:
+    OSError: the file cannot be written; an earlier one stays.
+  """
   write_file(workdir, name, (json.dumps(content, indent=2) + '\n').encode())
 
 
-def _read_json(workdir: str, name: str) -> dict[str, Any] | None:
-  """Returns the object in the file; None where there is no file."""
-  path = os.path.join(workdir, name)
+def read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any] | None:
+  """Returns the object in `<workdir>/<name>`; None where there is no file.
+
+  Args:
+    workdir: directory of the run.
+    name: of the file.
+
+  Raises:
+    ValueError: the file is damaged.
+    OSError: it cannot be read.
+  """
+  path = os.path.join(os.fspath(workdir), name)
   try:
     with open(path, encoding='utf-8') as file:
       content = json.load(file)

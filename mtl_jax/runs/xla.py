@@ -10,6 +10,7 @@ import pathlib
 
 import jax
 import platformdirs
+from jax.experimental.compilation_cache import compilation_cache
 
 # Makes XLA's own kernels, and not a slower library, compute the weight gradients of convolutions on
 # a CPU: pre-training of 4CONV takes half the time (docs/performance.md).
@@ -32,11 +33,39 @@ def prepare(compile_cache: bool = False, compile_cache_mb: int = 1024) -> None:
   """
   if _runs_on_cpu() and 'XLA_FLAGS' not in os.environ and (found := cpu_flags()):
     os.environ['XLA_FLAGS'] = found
-  if compile_cache and not jax.config.values['jax_compilation_cache_dir']:
-    folder = os.path.join(platformdirs.user_cache_dir('mtl_jax'), 'xla')
-    jax.config.update('jax_compilation_cache_dir', folder)
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', _LEAST_COMPILE_SECONDS)
-    jax.config.update('jax_compilation_cache_max_size', compile_cache_mb * 2**20)
+  if compile_cache:
+    enable_compile_cache(megabytes=compile_cache_mb)
+
+
+def enable_compile_cache(folder: str | os.PathLike | None = None, *,
+                         megabytes: int = 1024) -> str:
+  """Keeps compiled programs on disk, as the commands do: the next process starts quickly.
+
+  In a notebook, call it once, best before anything is computed; what is compiled from then on is
+  kept. A folder that JAX was given before (`JAX_COMPILATION_CACHE_DIR`) stays, with its settings,
+  unless another is named here.
+
+  Args:
+    folder: where to keep them; None for the user's cache folder, which the commands share.
+    megabytes: size of the cache; the programs unused for longest go first.
+
+  Returns:
+    The folder in use.
+
+  >>> import mtl_jax
+  >>> folder = mtl_jax.enable_compile_cache()  # doctest: +SKIP
+  """
+  set_before = jax.config.values['jax_compilation_cache_dir']
+  if folder is None and set_before:
+    return set_before
+  folder = (os.path.join(platformdirs.user_cache_dir('mtl_jax'), 'xla') if folder is None
+            else os.path.abspath(os.path.expanduser(folder)))
+  jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', _LEAST_COMPILE_SECONDS)
+  jax.config.update('jax_compilation_cache_max_size', megabytes * 2**20)
+  # JAX looks for a cache when it first compiles, and not again unless it is told to.
+  compilation_cache.reset_cache()
+  return folder
 
 
 def cpu_flags() -> str:

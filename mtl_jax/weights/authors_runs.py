@@ -2,7 +2,6 @@
 
 `launch.meta_train` and `launch.meta_test` take an imported run as one of their own.
 """
-import os
 import time
 import zlib
 from collections.abc import Mapping
@@ -11,7 +10,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from mtl_jax.runs import checkpoints, finished, workdirs
+from mtl_jax.runs import finished, models, workdirs
+from mtl_jax.types import Tree
 from mtl_jax.weights import authors_settings, correspondence, transfer
 
 
@@ -46,20 +46,22 @@ def write(workdir: str, tensors: Mapping[str, np.ndarray], format: str, *, sourc
   imported = {'format': format, 'digest': digest(tensors),
               'running_statistics': format != 'tensorflow'}
   # The source is not among the settings: the same tensors from another file are the same run.
-  workdirs.claim(workdir, settings | {'imported': imported})
+  settings |= {'imported': imported}
+  workdirs.claim(workdir, settings)
   if workdirs.read_results(workdir) is not None:
     logging.info('the run in %s is finished: nothing to do', workdir)
     return found
   with workdirs.in_use(workdir):
-    # Results come last: with them the run counts as finished.
-    checkpoints.save_tree(os.path.join(workdir, 'backbone'), found.backbone_vars)
-    if found.meta_params is not None:
-      checkpoints.save_tree(os.path.join(workdir, 'meta_params'), found.meta_params)
-    workdirs.write_results(workdir, {
+    results = {
         'command': settings['command'], 'imported': imported, 'source': source,
         'left_out': sorted(key for keys in found.left_out.values() for key in keys),
         'seed': settings['seed'], 'seconds': time.monotonic() - began,
-        **workdirs.describe_machine()})
+        **workdirs.describe_machine()}
+    trees: dict[str, Tree] = {models.BACKBONE: found.backbone_vars}
+    if found.meta_params is not None:
+      trees[models.META_PARAMS] = found.meta_params
+    models.write(workdir, settings, trees, results)
+    workdirs.write_results(workdir, results)
   return found
 
 

@@ -1,7 +1,6 @@
 """Public weights as a finished pre-training on disk, which every later phase takes."""
 import collections
 import functools
-import os
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from mtl_jax import backbones, configs
 from mtl_jax.backbones import gains
 from mtl_jax.configs import PretrainConfig
 from mtl_jax.data.transforms import NORMALIZATIONS
-from mtl_jax.runs import checkpoints, finished, workdirs
+from mtl_jax.runs import finished, models, workdirs
 from mtl_jax.runs.validation import Validation
 from mtl_jax.types import BackboneVars
 from mtl_jax.weights import authors_runs, expected_tensors, layouts, paths, public_files
@@ -110,12 +109,12 @@ def write(workdir: str, tensors: Mapping[str, np.ndarray], format: str, *, sourc
     logging.info('the run in %s is finished: nothing to do', workdir)
     return found
   with workdirs.in_use(workdir):
-    # Results come last: with them the run counts as finished.
-    checkpoints.save_tree(os.path.join(workdir, 'backbone'), found.backbone_vars)
-    workdirs.write_results(workdir, {
+    results = {
         'command': 'pretrain', 'imported': imported, 'source': source,
         'left_out': sorted(found.left_out), 'seed': 0, 'seconds': time.monotonic() - began,
-        **workdirs.describe_machine()})
+        **workdirs.describe_machine()}
+    models.write(workdir, settings, {models.BACKBONE: found.backbone_vars}, results)
+    workdirs.write_results(workdir, results)
   return found
 
 

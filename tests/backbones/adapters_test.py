@@ -8,7 +8,7 @@ from flax import nnx
 
 from mtl_jax import backbones, learnable, scale_shift
 from mtl_jax.configs import InnerLoop, Learn
-from mtl_jax.runs import checkpoints
+from mtl_jax.runs import tensor_files
 from mtl_jax.types import BackboneVars
 
 SHAPE = (4, 4, 1)
@@ -157,9 +157,9 @@ def test_scale_and_shift_of_each_form(form):
 def test_the_tree_of_an_nnx_backbone_is_saved_and_read(tmp_path):
   backbone, _ = in_form('nnx')
   variables = backbone.init(jax.random.key(0))
-  checkpoints.save_tree(tmp_path / 'backbone', variables)
+  tensor_files.write(tmp_path / 'backbone.safetensors', variables)
   shapes = jax.eval_shape(backbone.init, jax.random.key(0))
-  read = checkpoints.load_tree(tmp_path / 'backbone', shapes)
+  read = tensor_files.read(tmp_path / 'backbone.safetensors', shapes)
   np.testing.assert_array_equal(backbone.features(read, IMAGES, batch_stats_mode='running'),
                                 backbone.features(variables, IMAGES, batch_stats_mode='running'))
 

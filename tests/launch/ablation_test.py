@@ -15,6 +15,7 @@ from launch.flags import method, presets, task
 from mtl_jax import backbones, learnable, runs
 from mtl_jax.configs import TEST_LOOP, MetaTestConfig, PretrainConfig
 from mtl_jax.runs import finished, meta_training
+from mtl_jax.types import Score
 from tests.phases import SIZE, toy_dataset
 
 ROWS = {'update_network': 'update[Θ;θ]', 'update_theta': 'update θ', 'ft_theta': 'FT θ',
@@ -104,7 +105,7 @@ def test_all_three_phases(name, hard, pretrained, tmp_path):
   workdir = str(tmp_path / 'meta')
   # Validation keeps the best state; that of the last step is wanted here.
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(meta_training, 'make_scorer', lambda *_: lambda *state: float(next(scores)))
+    patch.setattr(meta_training, 'make_scorer', lambda *_: lambda *state: Score(next(scores)))
     scores = iter(np.linspace(0, 1, 20))
     trained = runs.meta_train_run(dataset, pretrained=pretrained, config=config,
                                   validation=validation, seed=0, workdir=workdir)

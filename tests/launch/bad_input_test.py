@@ -15,8 +15,9 @@ import time
 import numpy as np
 import pytest
 
-from mtl_jax.runs.checkpoints import Checkpoints, load_tree
+from mtl_jax.runs.checkpoints import Checkpoints
 from tests import tiny_runs
+from tests.runs.toy_states import load_tree
 
 # A refusal takes two or three; counted so, other work on the machine does not matter.
 CPU_SECONDS = 10
@@ -115,8 +116,8 @@ def test_shot_and_query_beyond_the_smallest_class(tmp_path, name, flags, says):
 
 @pytest.mark.parametrize(('flags', 'says'), [
     (['--backbone=conv4', '--width=8'],
-     ['params/block1/bn/bias: checkpoint (4), expected (8)', '--width']),
-    (['--backbone=conv4'], ['params/block1/bn/bias: checkpoint (4), expected (64)', '--backbone']),
+     ['params/block1/bn/bias: file (4), expected (8)', '--width']),
+    (['--backbone=conv4'], ['params/block1/bn/bias: file (4), expected (64)', '--backbone']),
     (['--backbone=resnet12', '--width=4'], ['no such leaf', 'and', 'more', '--backbone']),
     (['--image_size=20'],
      ['expected images of shape (16, 16, 3)', 'got (20, 20, 3)', '--image_size']),
@@ -147,7 +148,7 @@ def test_a_checkpoint_that_is_missing_or_unfinished_or_of_another_kind(tmp_path,
 def test_a_pretraining_whose_saved_backbone_is_damaged(tmp_path):
   damaged = tmp_path / 'damaged'
   shutil.copytree(tiny_runs.pretrained(), damaged)
-  (damaged / 'backbone' / '0' / 'leaves' / 'leaves.json').write_text('{')
+  (damaged / 'backbone.safetensors').write_bytes(b'{')
   result = tiny_runs.launch('meta_train', f'--pretrained={damaged}',
                             f'--workdir={tmp_path / "run"}')
   _stopped(result, str(damaged), 'damaged')

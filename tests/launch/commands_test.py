@@ -11,7 +11,7 @@ import pytest
 from mtl_jax import base_learner, data
 from mtl_jax.configs import InnerLoop, MetaTestConfig
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import checkpoints, finished, records
+from mtl_jax.runs import finished, models, records
 from tests import tiny_runs
 
 COMMON = {'command', 'seconds', 'device', 'versions', 'seed'}
@@ -25,14 +25,14 @@ def _lines(workdir):
   return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
-def _leaves(folder):
-  """Path -> bytes of each array of a saved tree."""
+def _leaves(workdir, name):
+  """Path -> bytes of each array of a tree of a model."""
   def walk(tree, path):
     if not isinstance(tree, dict):
       return {path: tree.tobytes()}
     return {place: content for name, branch in tree.items()
             for place, content in walk(branch, f'{path}/{name}').items()}
-  return walk(checkpoints.load_tree(folder), '')
+  return walk(models.read_tree(workdir, name), '')
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +62,7 @@ def test_pretrain_writes_results_metrics_and_backbone():
   assert list(validated) == [0, 4, 8]
   best = validated[results['best_step']]
   assert results['validation_accuracy'] == max(validated.values()) == best
-  assert any('kernel' in path for path in _leaves(workdir / 'backbone'))
+  assert any('kernel' in path for path in _leaves(workdir, models.BACKBONE))
 
 
 def test_meta_train_writes_results_and_leaves_the_backbone_bitwise_as_it_was():
@@ -72,8 +72,9 @@ def test_meta_train_writes_results_and_leaves_the_backbone_bitwise_as_it_was():
   assert (results['command'], results['steps']) == ('meta_train', 8)
   assert [line['step'] for line in _lines(workdir) if 'loss' in line] == [4, 8]
   assert all('hard_loss' in line for line in _lines(workdir) if 'loss' in line)
-  assert _leaves(workdir / 'backbone') == _leaves(tiny_runs.pretrained() / 'backbone')
-  learned = {path.split('/')[1] for path in _leaves(workdir / 'meta_params')}
+  assert (_leaves(workdir, models.BACKBONE)
+          == _leaves(tiny_runs.pretrained(), models.BACKBONE))
+  learned = {path.split('/')[1] for path in _leaves(workdir, models.META_PARAMS)}
   assert learned == {'scale_shift', 'base_learner'}
 
 
@@ -152,7 +153,7 @@ def test_bfloat16_over_a_float32_pretraining(tmp_path):
   assert settings['pretrained']['backbone']['compute_dtype'] == 'bfloat16'  # as it was used
   before = json.loads((tiny_runs.pretrained() / 'settings.json').read_text())
   assert before['backbone']['compute_dtype'] == 'float32'
-  saved = jax.tree.leaves(checkpoints.load_tree(run / 'meta_params'))
+  saved = jax.tree.leaves(models.read_tree(run, models.META_PARAMS))
   assert {leaf.dtype.name for leaf in saved} == {'float32'}
   found = {dtype: tmp_path / dtype for dtype in ('bfloat16', 'float32')}
   # As in the run before.

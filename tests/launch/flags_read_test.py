@@ -17,6 +17,7 @@ from launch import (
   pretrain,
   quickstart,
   reproduce,
+  show,
 )
 from launch.flags import declared
 from launch.reproduction import rows, transfer
@@ -24,7 +25,7 @@ from mtl_jax import configs, data, runs
 from mtl_jax.configs import TEST_LOOP, PretrainConfig
 from mtl_jax.data import photos
 from mtl_jax.phases import encoding
-from mtl_jax.runs import feature_files, finished
+from mtl_jax.runs import feature_files, finished, summaries
 from mtl_jax.weights import authors_files, authors_runs
 from tests.phases import toy_dataset
 
@@ -67,6 +68,7 @@ def stand_ins(monkeypatch):
     for name in names:
       monkeypatch.setattr(module, name, reached)
   monkeypatch.setattr(feature_files, 'write', reached)
+  monkeypatch.setattr(summaries, 'of_run', reached)
   monkeypatch.setattr(photos, 'find', lambda _: [])
   monkeypatch.setattr(encoding, 'encode_batches', lambda *_, **__: np.zeros((0, 1)))
   monkeypatch.setattr(data, 'load', lambda *_, **__: toy_dataset())
@@ -92,6 +94,7 @@ WORKDIR = ['--workdir=run']
     (quickstart, [WORKDIR]),
     (reproduce, [['--table=fc100', '--budget=smoke', *WORKDIR],
                  ['--table=transfer', '--budget=smoke', *WORKDIR]]),
+    (show, [['run']]),
     (features, [['imagenet', 'photos', '--out=x.npz']]),
     (import_weights, [[*WORKDIR, '--source=a.npz', '--format=pytorch'],
                       [*WORKDIR, '--export=b.npz']]),

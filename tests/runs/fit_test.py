@@ -9,6 +9,7 @@ import pytest
 
 from mtl_jax.runs import fit as fit_module
 from mtl_jax.runs.checkpoints import Checkpoints
+from mtl_jax.types import Score
 
 
 class State(NamedTuple):
@@ -35,7 +36,7 @@ def advance_by(steps, *, fail_at=None, nan_at=None):
 
 def validate(state):
   """Highest at step 12."""
-  return 1 - abs(int(state.step) - 12) / 100
+  return Score(1 - abs(int(state.step) - 12) / 100, int(state.step) / 1000)
 
 
 def fit(workdir, advance, *, num_steps=20, validate_every=4, validate=validate, state=None):
@@ -51,7 +52,7 @@ def lines(workdir):
 def test_the_best_snapshot_is_returned_and_the_newest_kept(tmp_path):
   fitted = fit(tmp_path, advance_by(2))
   assert (fitted.step, int(fitted.state.step), fitted.resumed_from) == (12, 12, 0)
-  assert fitted.accuracy == 1.0 and fitted.seconds > 0
+  assert fitted.score == (1.0, 0.012) and fitted.seconds > 0
   np.testing.assert_allclose(fitted.state.value, [0.9 ** 12, 0.5 * 0.9 ** 12], rtol=1e-5)
   with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
     step, newest = checkpoints.restore_latest(start())
@@ -76,8 +77,8 @@ def test_validation_is_rounded_up_to_a_call_and_ends_the_run(tmp_path):
 
 def test_a_run_that_never_improves_returns_its_first_state(tmp_path):
   fitted = fit(tmp_path, advance_by(2), num_steps=8,
-               validate=lambda state: 0.5 - int(state.step) / 100)
-  assert (fitted.step, fitted.accuracy) == (0, 0.5)
+               validate=lambda state: Score(0.5 - int(state.step) / 100))
+  assert (fitted.step, fitted.score) == (0, (0.5, None))
   np.testing.assert_array_equal(fitted.state.value, start().value)
 
 
@@ -104,7 +105,7 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     raise AssertionError('a finished run went on')
 
   again = fit(tmp_path, never, validate=never)
-  assert (again.step, again.accuracy, again.resumed_from) == (first.step, first.accuracy, 20)
+  assert (again.step, again.score, again.resumed_from) == (first.step, first.score, 20)
   np.testing.assert_array_equal(again.state.value, first.state.value)
   assert (tmp_path / 'metrics.jsonl').read_bytes() == before
 

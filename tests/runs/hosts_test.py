@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax.runs import hosts
-from mtl_jax.runs.checkpoints import Checkpoints, load_tree
+from mtl_jax.runs import hosts, models
+from mtl_jax.runs.checkpoints import Checkpoints
 from tests import tiny_runs
+from tests.runs.toy_states import load_tree
 
 # Ten cycles of three steps with a checkpoint after each.
 RUN = ['--meta_batch=2', '--num_ordinary_tasks=4', '--num_hard_tasks=2', '--steps=30',
@@ -80,9 +81,9 @@ def test_two_processes_one_is_killed_and_the_run_resumes(tmp_path):
 
   tiny_runs.finished('meta_train', *RUN, f'--pretrained={tiny_runs.pretrained()}',
                      f'--workdir={one}', f'--profile={tmp_path / "trace"}')
-  for name in ('checkpoints', 'meta_params', 'backbone'):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-                 load_tree(two / name), load_tree(one / name))
+  trees = [(load_tree(workdir / 'checkpoints'), models.read_tree(workdir, models.META_PARAMS),
+            models.read_tree(workdir, models.BACKBONE)) for workdir in (two, one)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *trees)
   found, expected = (list(map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines()))
                      for workdir in (two, one))
   assert [line.keys() for line in found] == [line.keys() for line in expected]

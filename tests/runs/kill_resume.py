@@ -11,8 +11,9 @@ import sys
 import time
 from typing import NamedTuple
 
-from mtl_jax.runs.checkpoints import Checkpoints, load_tree
+from mtl_jax.runs.checkpoints import Checkpoints
 from tests import tiny_runs
+from tests.runs.toy_states import load_tree
 
 # meta_train_host: with images streamed from host memory.
 PHASES = ('pretrain', 'meta_train', 'meta_train_host', 'meta_test')
@@ -88,11 +89,11 @@ def outcome(workdir: pathlib.Path) -> dict[str, object]:
   Of checkpoints, the newest: a run killed while it removed an old one may keep that for longer.
   """
   found = {}
-  for name in ('checkpoints', 'backbone', 'meta_params'):
-    if (workdir / name).is_dir():
-      leaves = _bytes_of(load_tree(workdir / name))
-      found |= {f'{name}/{leaf}': data for leaf, data in leaves.items()}
-  for name in ('metrics.jsonl', 'accuracies.npy'):
+  if (workdir / 'checkpoints').is_dir():
+    leaves = _bytes_of(load_tree(workdir / 'checkpoints'))
+    found |= {f'checkpoints/{leaf}': data for leaf, data in leaves.items()}
+  for name in ('metrics.jsonl', 'accuracies.npy', 'backbone.safetensors',
+               'meta_params.safetensors', 'model.json', 'README.md'):
     if (workdir / name).exists():
       found[name] = (workdir / name).read_bytes()
   if (workdir / 'checkpoints').is_dir():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from mtl_jax.runs import fit
+from mtl_jax.types import Score
 from tests.runs import kill_resume
 
 
@@ -22,7 +23,7 @@ def _fit(workdir, die_at=None):
     return _State(state.step + 1, state.value * 1.5), metrics
 
   start = _State(jnp.int32(0), jnp.float32(0.1))
-  return fit.fit(start, advance, lambda state: float(state.value), phase='p', num_steps=6,
+  return fit.fit(start, advance, lambda state: Score(float(state.value)), phase='p', num_steps=6,
                  validate_every=2, workdir=workdir)
 
 
@@ -34,8 +35,8 @@ def test_metrics_and_state_of_a_run_stopped_at_any_step(tmp_path, die_at):
     _fit(tmp_path / 'stopped', die_at)
   resumed = _fit(tmp_path / 'stopped')
   assert resumed.resumed_from == die_at // 2 * 2
-  best = (6, float(unbroken.state.value))
-  assert (resumed.step, resumed.accuracy) == (unbroken.step, unbroken.accuracy) == best
+  best = (6, Score(float(unbroken.state.value)))
+  assert (resumed.step, resumed.score) == (unbroken.step, unbroken.score) == best
   assert resumed.state.value == unbroken.state.value
   metrics = [(tmp_path / name / 'metrics.jsonl').read_bytes() for name in ('stopped', 'unbroken')]
   assert metrics[0] == metrics[1]

@@ -1,10 +1,13 @@
 """A small state of training with an optimizer, to be saved; and the comparison of what is read."""
+import os
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from mtl_jax.runs.checkpoints import Checkpoints
 
 
 class State(NamedTuple):
@@ -21,6 +24,19 @@ def make_state(seed):
   optimizer = optax.chain(optax.clip(1.0), optax.adam(1e-3))
   _, opt_state = optimizer.update(params, optimizer.init(params), params)
   return State(jnp.int32(seed), params, opt_state)
+
+
+def save_tree(directory, tree):
+  """Saves one more checkpoint of a tree alone."""
+  with Checkpoints(directory, keep_latest=1, keep_best=0) as checkpoints:
+    checkpoints.save(max(checkpoints.steps(), default=-1) + 1, tree)
+
+
+def load_tree(directory, like=None):
+  """Reads the newest checkpoint."""
+  found = Checkpoints(os.fspath(directory)).restore_latest(like)
+  assert found is not None, f'expected a checkpoint in {directory}'
+  return found[1]
 
 
 def assert_same(found, expected):

@@ -38,10 +38,11 @@ def test_the_score_is_the_mean_of_meta_test_on_the_tasks_of_the_key():
   config = MetaTestConfig(num_tasks=8, way=3, shot=2, query=4, inner=INNER)
   score = execution.make(False).scorer(dataset.val, meta_test.task_keys(jax.random.key(3), 8),
                                        backbone=backbone, config=config)
-  expected = float(np.mean(score(meta_params, variables)))
+  expected, interval = meta_test.summarize(score(meta_params, variables))
   assert 0.2 < expected < 1
   for on_host in (False, True):
     score = validation.make_scorer(dataset, backbone, TASKS, jax.random.key(3),
                                    execution.make(on_host))
     found = score(meta_params, variables)
-    assert type(found) is float and found == pytest.approx(expected, abs=1e-6)
+    assert type(found.accuracy) is float and found.accuracy == pytest.approx(expected, abs=1e-6)
+    assert found.ci95 == pytest.approx(interval, abs=1e-6)

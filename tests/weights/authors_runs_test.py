@@ -9,7 +9,7 @@ import pytest
 from mtl_jax import configs, runs
 from mtl_jax.configs import InnerLoop, Learn, MetaTestConfig, MetaTrainConfig
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import checkpoints
+from mtl_jax.runs import models
 from mtl_jax.weights import authors_files, authors_runs, correspondence
 from tests import tiny_runs
 from tests.phases import toy_dataset
@@ -75,13 +75,14 @@ def test_an_import_that_was_killed_goes_on(tmp_path):
   written(tmp_path / 'whole', 'pytorch')
   shutil.copytree(tmp_path / 'whole', tmp_path / 'cut')
   (tmp_path / 'cut' / 'results.json').unlink()
-  shutil.rmtree(tmp_path / 'cut' / 'meta_params')
+  (tmp_path / 'cut' / 'meta_params.safetensors').unlink()
+  (tmp_path / 'cut' / 'model.json').unlink()
   with pytest.raises(FileNotFoundError, match='not finished'):
     runs.load(str(tmp_path / 'cut'), (16, 16, 3))
   written(tmp_path / 'cut', 'pytorch')
-  for name in ('backbone', 'meta_params'):
-    np.testing.assert_equal(checkpoints.load_tree(tmp_path / 'cut' / name),
-                            checkpoints.load_tree(tmp_path / 'whole' / name))
+  for name in (models.BACKBONE, models.META_PARAMS):
+    np.testing.assert_equal(models.read_tree(tmp_path / 'cut', name),
+                            models.read_tree(tmp_path / 'whole', name))
 
 
 def test_results_name_every_tensor_that_was_left_out(tmp_path):
@@ -126,12 +127,13 @@ def test_config_of_an_imported_meta_training(tmp_path, format, expected):
 def test_what_their_files_cannot_say_of_a_run(tmp_path):
   written(tmp_path, 'tensorflow')
   assert authors_runs.unlike_theirs(str(tmp_path)) == ('a width of 4',)
-  settings = json.loads((tmp_path / 'settings.json').read_text())
+  model = json.loads((tmp_path / 'model.json').read_text())
+  settings = model['settings']
   del settings['backbone']['norm_epsilon'], settings['backbone']['width']
   settings |= {'readout': {'norm': 'l2', 'mirror': False},
                'normalization': {'mean': [0.5] * 3, 'std': [0.25] * 3}}
   settings['config']['inner']['adapts'] = 'all'
-  (tmp_path / 'settings.json').write_text(json.dumps(settings))
+  (tmp_path / 'model.json').write_text(json.dumps(model))
   assert authors_runs.unlike_theirs(str(tmp_path)) == (
       'an epsilon of batch norm of 1e-05, theirs is 0.001',
       'images normalised by mean [0.5, 0.5, 0.5] and deviation [0.25, 0.25, 0.25], theirs are '

@@ -52,8 +52,10 @@ def write_files(folder):
   (folder / 'empty').mkdir()
   for name in ('run', 'conv4'):
     authors_runs.write(str(folder / name), network, 'pytorch', source='file', way=3, image_size=16)
-  path = folder / 'conv4' / 'settings.json'
-  path.write_text(json.dumps(json.loads(path.read_text()) | {'backbone': {'name': 'conv4'}}))
+  path = folder / 'conv4' / 'model.json'
+  model = json.loads(path.read_text())
+  model['settings']['backbone'] = {'name': 'conv4'}
+  path.write_text(json.dumps(model))
 
 
 def write_pth_files(folder, network, touch):
