@@ -114,4 +114,4 @@ def refuse_earlier_format(workdir: str | os.PathLike) -> None:
   what = ('keeps its model in the format of an earlier version, as folders'
           if os.path.isdir(os.path.join(folder, 'backbone')) else f'has lost its {FILE}')
   raise ValueError(f'the run in {folder} {what}: remove its results.json and start the same '
-                   'command again; it writes the model from its checkpoints, without training')
+                   'command again; it writes the model anew, without training')
