@@ -123,7 +123,8 @@ def one_cycle(row, hard):
   return before, jax.tree.map(np.asarray, after.meta_params), frozen, variables
 
 
-@pytest.mark.parametrize('hard', [True, False], ids=['HT', 'no HT'])
+@pytest.mark.parametrize('hard', [
+    pytest.param(True, id='HT', marks=pytest.mark.slow), pytest.param(False, id='no HT')])
 @pytest.mark.parametrize('row', [row for row in ROWS if 'update' not in row])
 def test_a_cycle_changes_what_is_learned_and_nothing_else(row, hard):
   before, after, frozen, variables = one_cycle(row, hard)

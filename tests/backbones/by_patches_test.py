@@ -42,7 +42,9 @@ def assert_close(found, expected):
   jax.tree.map(close, found, expected)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if name.endswith(('_wide', '_small')) else ())
+    for name in SMALL])
 def test_the_twin_computes_the_same_with_products(name):
   backbone, variables = network(name)
   twin = backbone.by_patches

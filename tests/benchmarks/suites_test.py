@@ -30,7 +30,9 @@ def measured():
   return measure
 
 
-@pytest.mark.parametrize('name', [name for name in suite_runs.SUITES if name != 'compile'])
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if name == 'scaling' else ())
+    for name in suite_runs.SUITES if name != 'compile'])
 def test_a_suite_writes_its_files(measured, name, tmp_path):
   found, _ = measured(name)
   suite = suite_runs.SUITES[name]
@@ -80,6 +82,7 @@ def test_meta_step_has_memory_and_a_share_of_the_peak(measured):
   assert record['share_of_peak'] == pytest.approx(row['flops'] / record['median'] / peak)
 
 
+@pytest.mark.slow
 def test_scaling_gives_equal_parameters_by_one_all_reduce(measured):
   found, bench = measured('scaling')
   rows = found['rows']

@@ -1,5 +1,6 @@
 """The estimator under scikit-learn's own checks, and in its pipelines and searches."""
 import pickle
+import unittest
 
 import numpy as np
 import pytest
@@ -19,7 +20,10 @@ NUMBER = tiny_runs.IMAGES_PER_CLASS
                          for estimator, check in estimator_checks_generator(
                              FewShotClassifier(strengths=(10.0, 100.0)))])
 def test_scikit_learns_own_checks(estimator, check):
-  check(estimator)
+  try:
+    check(estimator)
+  except unittest.SkipTest as reason:  # of the array libraries, which need not be installed
+    assert 'is not installed' in str(reason) or 'SCIPY_ARRAY_API' in str(reason)
 
 
 @pytest.fixture(scope='module')

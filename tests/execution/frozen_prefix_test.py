@@ -48,7 +48,8 @@ def trained(backbone, frozen, dataset, config, layout=None):
 
 @pytest.mark.parametrize('row, on', [
     *((row, (1, 'replicated')) for row in ROWS),
-    ('FT θ', (2, 'replicated')), ('FT θ', (2, 'sharded'))], ids=str)
+    pytest.param('FT θ', (2, 'replicated'), marks=pytest.mark.slow), ('FT θ', (2, 'sharded'))],
+    ids=str)
 def test_two_cycles_of_meta_training_end_the_same(row, on):
   config, layout = ROWS[row], sharding.make_layout(*on)
   backbone, frozen = make(norm='l2', mirror=True)
@@ -65,7 +66,8 @@ def test_two_cycles_of_meta_training_end_the_same(row, on):
   np.testing.assert_allclose(list(metrics.values()), list(whole_metrics.values()), rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['conv4', 'resnet12', 'wrn28_10'])
+@pytest.mark.parametrize('name', [
+    'conv4', 'resnet12', pytest.param('wrn28_10', marks=pytest.mark.slow)])
 def test_both_parts_are_the_network(name):
   backbone, frozen = make(name, mirror=name == 'resnet12')
   cut = frozen_prefix.find_cut(backbone, LAST_BLOCK)

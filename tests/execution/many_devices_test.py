@@ -56,7 +56,8 @@ def assert_close(found, expected):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
 
 
-@pytest.mark.parametrize('num, pool', [(2, 'replicated'), (8, 'sharded')])
+@pytest.mark.parametrize('num, pool', [
+    pytest.param(2, 'replicated', marks=pytest.mark.slow), (8, 'sharded')])
 def test_meta_training_in_memory(num, pool):
   found = ten_steps('meta_train', on_device, layout_of(num, pool))
   assert int(found[0].step) == 10
@@ -64,7 +65,7 @@ def test_meta_training_in_memory(num, pool):
   assert np.abs(found[0].meta_params.scale_shift['block1']['conv']['scale'] - 1).max() > 1e-3
 
 
-@pytest.mark.parametrize('num', [1, 8])
+@pytest.mark.parametrize('num', [pytest.param(1, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize('phase, module, loop', [('meta_train', meta_train, 'cycle'),
                                                  ('pretrain', pretrain, 'many_steps')])
 def test_the_steady_loop_is_donated_compiled_once_and_transfers_nothing(

@@ -31,7 +31,8 @@ class _Interrupted(Exception):
   """Something in the loop around `advance`."""
 
 
-@pytest.mark.parametrize('phase, streams', [(meta_training, 2), (pretraining, 1)])
+@pytest.mark.parametrize('phase, streams', [
+    (meta_training, 2), pytest.param(pretraining, 1, marks=pytest.mark.slow)])
 def test_resumed_and_stopped_early(pool, monkeypatch, phase, streams):
   unbroken = run(phase, from_host, pool)
   opened, original = [], read_ahead.stream

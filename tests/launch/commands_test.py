@@ -132,6 +132,7 @@ def test_a_finished_run_says_so_and_changes_nothing(meta_tested):
     assert tiny_runs.contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_images_on_the_host_end_the_same(meta_tested, tmp_path):
   """All three phases, streamed: the accuracies are those of the runs with images in memory."""
   for name, (expected, flags) in _phases(meta_tested).items():

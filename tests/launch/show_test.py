@@ -25,8 +25,8 @@ def shown(workdir):
 
 def test_a_meta_training():
   text = shown(tiny_runs.meta_trained())
-  for said in ('finished: meta-trained on folder, 3-way 1-shot, seed 0, over a network pre-trained '
-               'on folder', 'network conv4, width 4', 'folder, 32 images in 4 base classes',
+  for said in ('finished: meta-trained on data, 3-way 1-shot, seed 0, over a network pre-trained '
+               'on data', 'network conv4, width 4', 'data, 32 images in 4 base classes',
                'classes train0, train1, train2, train3', 'images 16x16 pixels, 3 channels',
                'normalised by mean 0.', 'learned SS[Θ;θ], HT meta-batch, 3-way 1-shot', 'seed 0',
                ' ± ', 'on 10 3-way 1-shot tasks of validation classes', 'steps 8, the best',

@@ -73,7 +73,7 @@ def test_two_processes_one_is_killed_and_the_run_resumes(tmp_path):
 
   processes = start(tmp_path, two)
   assert [process.wait(240) for process in processes] == [0, 0], (tmp_path / 'output0').read_text()
-  assert 'meta-trained on folder' in (tmp_path / 'output0').read_text()
+  assert 'meta-trained on data' in (tmp_path / 'output0').read_text()
   assert 'validation' not in (tmp_path / 'output1').read_text()  # the first one speaks for both
   results = json.loads((two / 'results.json').read_text())
   assert results['resumed_from'] >= 6 and results['steps'] == 30

@@ -43,7 +43,8 @@ def test_metrics_and_state_of_a_run_stopped_at_any_step(tmp_path, die_at):
 
 
 @pytest.mark.parametrize(('phase', 'share'), [
-    pytest.param('pretrain', 0.8, marks=pytest.mark.slow), ('meta_train', 0.7),
+    pytest.param('pretrain', 0.8, marks=pytest.mark.slow),
+    pytest.param('meta_train', 0.7, marks=pytest.mark.slow),
     pytest.param('meta_train_host', 0.7, marks=pytest.mark.slow), ('meta_test', 0.8)])
 def test_a_run_killed_and_started_again_ends_bitwise_as_the_unbroken_one(tmp_path, phase, share):
   unbroken = kill_resume.run_unbroken(phase, tmp_path)

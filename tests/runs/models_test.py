@@ -52,8 +52,8 @@ def test_the_files_of_the_model_are_enough(tmp_path):
 
 def test_the_card_of_each_kind_of_run():
   said = (tiny_runs.meta_trained() / 'README.md').read_text()
-  assert said.startswith('# conv4, meta-trained on folder\n')
-  for text in ('16x16x3', '3-way 1-shot', 'over a network pre-trained on folder', ' ± ',
+  assert said.startswith('# conv4, meta-trained on data\n')
+  for text in ('16x16x3', '3-way 1-shot', 'over a network pre-trained on data', ' ± ',
                "runs.load('DIR')", 'it is for you to choose', 'meta_params.safetensors'):
     assert text in said
   imported = {'format': 'efficientnet_lite', 'digest': 3085515963}

@@ -39,8 +39,9 @@ def resnet50(tmp_path_factory):
 
 
 @pytest.mark.parametrize('network, format', [
-    ('efficientnet_lite0', 'efficientnet_lite'), ('resnet18', 'torchvision'),
-    ('vit_small_16', 'timm'), ('dinov2_small_14', 'dinov2'), ('clip_base_32', 'clip')])
+    pytest.param('efficientnet_lite0', 'efficientnet_lite', marks=pytest.mark.slow),
+    ('resnet18', 'torchvision'), ('vit_small_16', 'timm'),
+    pytest.param('dinov2_small_14', 'dinov2', marks=pytest.mark.slow), ('clip_base_32', 'clip')])
 def test_the_network_is_found_and_the_rest_left_out(network, format):
   tensors = file_of(network, format)
   found = public_runs.from_public(tensors, format)

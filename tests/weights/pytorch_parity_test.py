@@ -98,8 +98,9 @@ def projected(gradient):
 
 
 @pytest.mark.parametrize('name, shot, dtype', [
-    ('ordinary', 1, 'float32'), ('clear', 5, 'float32'), ('clear', 1, 'float64'),
-    pytest.param('clear', 1, 'float32', marks=pytest.mark.slow)])
+    ('ordinary', 1, 'float32'), ('clear', 1, 'float64'),
+    pytest.param('clear', 1, 'float32', marks=pytest.mark.slow),
+    pytest.param('clear', 5, 'float32', marks=pytest.mark.slow)])
 def test_one_outer_step(name, shot, dtype):
   """The gradient of the encoder as one vector, known by projections of its parts, and that of θ."""
   with jax.enable_x64(dtype == 'float64'):
