@@ -34,6 +34,7 @@ def out(tmp_path_factory):
   return folder, result
 
 
+@pytest.mark.slow
 def test_one_suite_to_the_end(out):
   folder, result = out
   names = {'inner_loop.json', 'inner_loop.md', 'inner_loop.png', 'inner_loop.svg', 'benchmark.md'}
@@ -49,6 +50,7 @@ def test_one_suite_to_the_end(out):
   assert 'Traceback' not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_suite_that_is_there_is_left_or_refused(out):
   folder, _ = out
   before = {path: path.stat().st_mtime_ns for path in folder.iterdir()

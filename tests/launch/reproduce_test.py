@@ -187,6 +187,7 @@ def test_other_settings_are_refused_and_nothing_is_written_over(ablation, change
   assert tiny_runs.contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_curves_are_those_of_the_metrics(drawn_curves):
   workdir, results, _ = drawn_curves
   assert (workdir / 'curves_1shot.png').read_bytes().startswith(b'\x89PNG\r\n')
@@ -212,6 +213,7 @@ def test_curves_are_those_of_the_metrics(drawn_curves):
   assert len(axes.collections) == 2  # a band for each
 
 
+@pytest.mark.slow
 def test_seeds_are_pooled_and_rows_compared_task_by_task(drawn_curves):
   workdir, results, _ = drawn_curves
 
@@ -233,6 +235,7 @@ def test_seeds_are_pooled_and_rows_compared_task_by_task(drawn_curves):
   assert gain['ci95'] == pytest.approx(1.96 * difference.std() / 12**0.5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_main_table_lists_what_was_only_published(drawn_curves):
   workdir, results, stdout = drawn_curves
   header, *lines = markdown_table(workdir)
@@ -315,6 +318,7 @@ def test_bad_flags_fail_before_data_is_read(arguments, says, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_other_settings_on_the_command_line_are_refused_in_one_line(drawn_curves):
   workdir, *_ = drawn_curves
   before = tiny_runs.contents(workdir)

@@ -153,6 +153,7 @@ def test_the_most_calls_that_fit():
     assert time_budgets.steps_that_fit(measured, seconds, training) == expected * per_call
 
 
+@pytest.mark.slow
 def test_the_flag_end_to_end(tmp_path):
   for name, source in (('pretrain', []), ('meta_train', [f'--pretrained={tmp_path / "pretrain"}'])):
     workdir = tmp_path / name
