@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtl_jax.classifiers import calibration, heads, photo_sets, report
+from mtl_jax.classifiers import calibration, heads, photo_sets, report, saved
 from mtl_jax.classifiers.encoder import Encoder, Photo
 from mtl_jax.classifiers.heads import Head
 from mtl_jax.classifiers.photo_sets import Labelled
@@ -143,8 +143,9 @@ class Classifier:
       path: of the file, `.mtl`.
       overwrite: replace a file that is there.
     """
-    from mtl_jax.classifiers import saved  # which reads classifiers too
-    saved.write(self, path, overwrite=overwrite)
+    content = saved.Content(self.encoder, self.names, self.features, self.head, self.photos,
+                            self.left_out)
+    saved.write(content, path, overwrite=overwrite)
 
 
 def adapt(encoder: Encoder, labelled: Labelled) -> Classifier:

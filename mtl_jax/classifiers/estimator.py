@@ -89,7 +89,7 @@ class PhotoFeatures(TransformerMixin, BaseEstimator):
     self.image_size = image_size
 
   def fit(self, X: Any, y: Any = None) -> 'PhotoFeatures':
-    """Does nothing; the network is frozen.
+    """Returns itself: the network is frozen, so there is nothing to fit.
 
     Args:
       X: photos.

@@ -26,11 +26,6 @@ class Head(NamedTuple):
   left_out: np.ndarray     # bool [n]: whether the image was left out once
   left_out_logits: np.ndarray  # float32 [n, N]; zero where it was not
 
-  @property
-  def number_of_fits(self) -> int:
-    """How many images were left out, one or a group at a time."""
-    return int(np.count_nonzero(self.left_out))
-
 
 def fit(features: np.ndarray, labels: np.ndarray, num_classes: int,
         strengths: tuple[float, ...] = STRENGTHS) -> Head:
@@ -57,7 +52,7 @@ def fit(features: np.ndarray, labels: np.ndarray, num_classes: int,
   strength, temperature = _ALONE
   logits = np.zeros((len(x), num_classes), np.float32)
   if judged.any():
-    by_strength, _ = leave_one_out.all_logits(basis, weights, labels, num_classes, strengths)
+    by_strength = leave_one_out.all_logits(basis, weights, labels, num_classes, strengths)
     found = {}
     for candidate, values in by_strength.items():
       best = calibration.best_temperature(values[judged], labels[judged])
@@ -83,12 +78,8 @@ def logits(head: Head, features: np.ndarray) -> np.ndarray:
 
 
 def _weights(basis, weights, labels, num_classes, strength) -> np.ndarray:
-  num_rows, num_columns = len(basis.rows), leave_one_out.padded(num_classes)
-  targets = np.zeros((num_rows, num_columns), np.float32)
-  targets[np.arange(len(labels)), labels] = 1
-  padded = np.zeros(num_rows, np.float32)
-  padded[:len(labels)] = weights
-  w = np.asarray(softmax_head.fit(basis.rows, basis.curvature, padded, targets,
+  weights, targets = leave_one_out.pad(weights, labels, len(basis.rows), num_classes)
+  w = np.asarray(softmax_head.fit(basis.rows, basis.curvature, weights, targets,
                                   jnp.float32(strength), _STEPS))
   return basis.to_features @ w[:basis.to_features.shape[1], :num_classes]
 

@@ -29,6 +29,24 @@ def padded(number: int) -> int:
   return power * 3 // 4 if number <= power * 3 // 4 and power > 8 else power
 
 
+def pad(weights: np.ndarray, labels: np.ndarray, num_rows: int, num_classes: int
+        ) -> tuple[np.ndarray, np.ndarray]:
+  """Pads the weights of images, and their labels as one-hot rows, by zeros.
+
+  Args:
+    weights: [n].
+    labels: int [n].
+    num_rows: n or more.
+    num_classes: N.
+
+  Returns:
+    (weights [num_rows], targets [num_rows, padded(N)]), float32.
+  """
+  targets = np.zeros((num_rows, padded(num_classes)), np.float32)
+  targets[np.arange(len(labels)), labels] = 1
+  return np.pad(weights, (0, num_rows - len(weights))), targets
+
+
 def left_out(labels: np.ndarray, most_fits: int) -> np.ndarray:
   """Groups the images that are left out together; one at a time where they are few.
 
@@ -101,7 +119,7 @@ def logits(basis_rows: jax.Array, curvature: jax.Array, weights: jax.Array, targ
 
 
 def all_logits(basis: Basis, weights: np.ndarray, labels: np.ndarray, num_classes: int,
-               strengths: tuple[float, ...]) -> tuple[dict[float, np.ndarray], np.ndarray]:
+               strengths: tuple[float, ...]) -> dict[float, np.ndarray]:
   """Computes `logits` for several strengths.
 
   Args:
@@ -112,18 +130,13 @@ def all_logits(basis: Basis, weights: np.ndarray, labels: np.ndarray, num_classe
     strengths: C.
 
   Returns:
-    (strength -> logits [n, N], groups [n]).
+    Strength -> logits [n, N], zero where an image was never left out.
   """
   n, (num_rows, num_dimensions) = len(labels), basis.rows.shape
-  num_columns = padded(num_classes)
-  fits = most_fits(num_rows, num_dimensions, num_columns)
-  groups = left_out(labels, fits)
-  targets = np.zeros((num_rows, num_columns), np.float32)
-  targets[np.arange(n), labels] = 1
-  all_weights, all_groups = np.zeros(num_rows, np.float32), np.full(num_rows, -1)
-  all_weights[:n], all_groups[:n] = weights, groups
-  found = {strength: np.asarray(logits(
-      basis.rows, basis.curvature, all_weights, targets, jnp.float32(strength),
-      softmax_head.steps_for(strength), all_groups, fits))[:n, :num_classes]
+  weights, targets = pad(weights, labels, num_rows, num_classes)
+  fits = most_fits(num_rows, num_dimensions, targets.shape[1])
+  groups = np.pad(left_out(labels, fits), (0, num_rows - n), constant_values=-1)
+  return {strength: np.asarray(logits(
+      basis.rows, basis.curvature, weights, targets, jnp.float32(strength),
+      softmax_head.steps_for(strength), groups, fits))[:n, :num_classes]
       for strength in strengths}
-  return found, groups

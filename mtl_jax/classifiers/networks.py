@@ -83,4 +83,4 @@ def load_classifier(path: str | os.PathLike) -> Classifier:
     FileNotFoundError: there is no such file.
     ValueError: it is damaged, of another version, or of a network that is not known here.
   """
-  return saved.read(path)
+  return Classifier(*saved.read(path))

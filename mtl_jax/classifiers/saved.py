@@ -7,12 +7,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mtl_jax import backbones, configs
-from mtl_jax.classifiers.classifier import Classifier
 from mtl_jax.classifiers.encoder import Encoder
 from mtl_jax.classifiers.heads import Head
 from mtl_jax.configs import PretrainConfig
@@ -25,11 +24,21 @@ FORMAT = 1  # of the file; another one is refused
 _HEAD = ('weights', 'labels', 'left_out', 'left_out_logits')
 
 
-def write(classifier: Classifier, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+class Content(NamedTuple):
+  """All that makes a classifier, in the order in which `Classifier` takes it."""
+  encoder: Encoder
+  names: tuple[str, ...]     # of the classes
+  features: np.ndarray       # float32 [n, d], of the photos that it was fitted to
+  head: Head
+  photos: tuple[str, ...]    # what to call each of them
+  left_out: tuple[str, ...]  # a line for each photo that could not be read
+
+
+def write(content: Content, path: str | os.PathLike, *, overwrite: bool = False) -> None:
   """Writes a classifier: all of it or nothing.
 
   Args:
-    classifier: any.
+    content: of a classifier.
     path: of the file, `.mtl`.
     overwrite: replace a file that is there.
 
@@ -39,19 +48,19 @@ def write(classifier: Classifier, path: str | os.PathLike, *, overwrite: bool = 
   """
   import safetensors.numpy
   check_place(path, overwrite=overwrite)
-  run, fitted = classifier.encoder.run, classifier.head
+  run, fitted = content.encoder.run, content.head
   network = paths.flat(BackboneVars(*finished.network_of(run)), None)
   tensors = {f'network/{name}': np.asarray(leaf) for name, leaf in network.items()}
   tensors |= {f'head/{name}': np.asarray(getattr(fitted, name)) for name in _HEAD}
-  tensors['features'] = classifier.features
+  tensors['features'] = content.features
   tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-  about = {'format': FORMAT, 'names': classifier.names, 'photos': classifier.photos,
-           'left_out': classifier.left_out, 'strength': fitted.strength,
+  about = {'format': FORMAT, 'names': content.names, 'photos': content.photos,
+           'left_out': content.left_out, 'strength': fitted.strength,
            'temperature': fitted.temperature, 'versions': workdirs.describe_machine()['versions'],
            **_network_settings(run), 'digest': _digest(tensors)}
-  content = safetensors.numpy.save(tensors, {'mtl_jax': json.dumps(about)})
   folder, name = os.path.split(os.path.abspath(path))
-  workdirs.write_file(folder, name, content)
+  workdirs.write_file(folder, name,
+                      safetensors.numpy.save(tensors, {'mtl_jax': json.dumps(about)}))
 
 
 def check_place(path: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -74,14 +83,14 @@ def check_place(path: str | os.PathLike, *, overwrite: bool = False) -> None:
     new_files.refuse_existing(path)
 
 
-def read(path: str | os.PathLike) -> Classifier:
+def read(path: str | os.PathLike) -> Content:
   """Reads a classifier, as strictly as a checkpoint.
 
   Args:
     path: of a `.mtl`.
 
   Returns:
-    The same Classifier; nothing is fitted anew.
+    What was written; nothing is fitted anew.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -101,8 +110,8 @@ def read(path: str | os.PathLike) -> Classifier:
                               for name, array in tensors.items() if name.startswith('network/')})
   fitted = Head(strength=about['strength'], temperature=about['temperature'],
                 **{name: tensors[f'head/{name}'] for name in _HEAD})
-  return Classifier(Encoder(run), about['names'], tensors['features'], fitted, about['photos'],
-                    about['left_out'])
+  return Content(Encoder(run), tuple(about['names']), tensors['features'], fitted,
+                 tuple(about['photos']), tuple(about['left_out']))
 
 
 def _network_settings(run: FinishedRun) -> dict[str, Any]:

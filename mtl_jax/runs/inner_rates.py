@@ -50,15 +50,18 @@ def accuracies(run: FinishedRun, dataset: Dataset, tasks: Validation, *, seed: i
   encoded = pool._replace(images=jnp.asarray(features), normalization=None)
   meta_params = run.meta_params or learnable.nothing_learned(run.backbone, tasks.way)
   config = MetaTestConfig(num_tasks=tasks.num_tasks, way=tasks.way, shot=tasks.shot,
-                          query=validation.num_queries(dataset, tasks), inner=tasks.inner)
+                          query=validation.num_queries(dataset, tasks),
+                          inner=dataclasses.replace(tasks.inner, adapts='head',
+                                                    batch_stats_mode='running'))
   keys = meta_test.task_keys(records.stream_key(seed, 'validate'), tasks.num_tasks)
 
+  score_tasks = jax.jit(functools.partial(meta_test.feature_accuracies, config=config))
+
   def score(rate):
-    inner = dataclasses.replace(config.inner, lr=rate, adapts='head', batch_stats_mode='running')
-    of_rate = functools.partial(meta_test.feature_accuracies,
-                                config=dataclasses.replace(config, inner=inner))
+    # As if it had been learned: so it is an argument, and one program serves all rates.
+    at_rate = meta_params._replace(inner_lr={'log': jnp.log(jnp.float32(rate))})
     same = jax.random.clone(keys)  # every rate meets the same tasks
-    return float(np.mean(jax.jit(of_rate)(meta_params, encoded, same)))
+    return float(np.mean(score_tasks(at_rate, encoded, same)))
 
   return {rate: score(rate) for rate in rates}
 

@@ -50,8 +50,9 @@ def test_logits_of_an_image_are_those_of_a_fit_without_it():
   features, labels = toy([4, 3, 5])
   x, weights = softmax_head.unit_length(features), softmax_head.sample_weights(labels)
   basis = softmax_head.make_basis(x, weights, 16, 16)
-  found, groups = leave_one_out.all_logits(basis, weights, labels, 3, (30.0,))
-  np.testing.assert_array_equal(np.sort(groups), np.arange(12))
+  fits = leave_one_out.most_fits(16, 16, 8)
+  np.testing.assert_array_equal(np.sort(leave_one_out.left_out(labels, fits)), np.arange(12))
+  found = leave_one_out.all_logits(basis, weights, labels, 3, (30.0,))
   for i in range(12):
     kept = np.delete(np.arange(12), i)
     alone = softmax_head.make_basis(x[kept], weights[kept], 11, 11)
