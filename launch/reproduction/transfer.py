@@ -25,7 +25,7 @@ from mtl_jax.weights import known, public_files, public_runs
 
 from .. import meta_train, pretrain
 from ..flags import declared, method, network, task
-from . import curves, transfer_curves, transfer_rows, transfer_table
+from . import curves, transfer_rows, transfer_table
 from .transfer_rows import SCRATCH, Budget
 
 WAY, QUERY = 5, 15
@@ -81,7 +81,6 @@ def reproduce(budget: Budget, load: Loader, *, workdir: str, command: str, first
                'seed': first_seed, 'cells': transfer_table.summarize(done),
                'seconds': time.monotonic() - began, **workdirs.describe_machine()}
     transfer_table.write(workdir, results)
-    transfer_curves.write(workdir, results['cells'])
     workdirs.write_results(workdir, results)
   return results
 

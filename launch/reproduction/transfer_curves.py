@@ -16,18 +16,22 @@ from mtl_jax.runs import figures, workdirs
 from .transfer_rows import method_of
 
 
-def write(workdir: str, cells: Sequence[Mapping[str, Any]]) -> None:
+def write(workdir: str, cells: Sequence[Mapping[str, Any]]) -> bool:
   """Writes `curves.png` and `curves.svg`, where anything was meta-trained.
 
   Args:
     workdir: of the table.
     cells: of `transfer_table.summarize`.
+
+  Returns:
+    Whether there was anything to draw.
   """
   drawn = [cell for cell in cells if cell['part'] == 'all' and 'curve' in cell['facts'][0]]
   if drawn:
     figure = plot(drawn)
     for ending in ('png', 'svg'):
       workdirs.write_file(workdir, f'curves.{ending}', figures.encode(figure, ending))
+  return bool(drawn)
 
 
 def plot(cells: Sequence[Mapping[str, Any]]) -> Figure:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from mtl_jax.phases import meta_test
 from mtl_jax.runs import figures, tables, workdirs
 
+from . import transfer_curves
 from .transfer_rows import SCRATCH, method_of, without_hard_tasks
 
 _BASELINE = 'update_theta'
@@ -61,7 +62,7 @@ def _paired(ours: Mapping[int, tuple], theirs: Mapping[int, tuple]) -> dict[str,
 
 
 def write(workdir: str, results: Mapping[str, Any]) -> None:
-  """Writes `table.md` and, where parts of the base classes were trained on, `classes.png`, `.svg`.
+  """Writes `table.md` and, as `.png` and `.svg`, `classes` and `curves`, where there are any.
 
   Args:
     workdir: of the table.
@@ -75,6 +76,8 @@ def write(workdir: str, results: Mapping[str, Any]) -> None:
     for ending in ('png', 'svg'):
       workdirs.write_file(workdir, f'classes.{ending}', figures.encode(figure, ending))
     lines += ['', '![accuracy against the number of base classes](classes.png)']
+  if transfer_curves.write(workdir, results['cells']):
+    lines += ['', '![accuracy on validation classes against outer steps](curves.png)']
   workdirs.write_file(workdir, 'table.md', ('\n'.join(lines) + '\n').encode())
 
 

@@ -136,6 +136,7 @@ def test_a_whole_table_from_a_run_and_from_scratch_resumes(tmp_path):
       assert list(facts['curve']) == [0, 2] and facts['images_per_step'] == 2 * 5 * (1 + 3)
   assert (tmp_path / 'curves.png').stat().st_size > 1000
   text = (tmp_path / 'table.md').read_text()
+  assert '](curves.png)' in text
   assert 'glyphs, 4CONV pre-trained on it, 5-way 1-shot' in text
   assert json.loads(json.dumps(results)) == run()
 
