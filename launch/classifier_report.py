@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 from mtl_jax.classifiers import Classifier, Prediction, calibration
 from mtl_jax.classifiers.calibration import Interval
+from mtl_jax.classifiers.report import Report
 from mtl_jax.runs import tables
 
 _MOST = 5  # of pairs and of photos that are named
+_MOST_CLASSES = 40  # of which each has a row
+_WORST = 20  # classes that have a row where there are more
 
 
 def show(classifier: Classifier) -> None:
@@ -25,10 +28,7 @@ def show(classifier: Classifier) -> None:
     print('no class has two photos, so nothing could be left out: accuracy is not known, '
           'probabilities are not calibrated')
     return
-  rows = [[name, '–' if share is None else _percent(share)]
-          for name, share in report.by_class.items()]
-  tables.show_columns('Photos recognised when left out', ('class', 'accuracy, %'),
-                      [*rows, ['all', _percent(report.accuracy)]])
+  _show_classes(report, report.accuracy)
   for label, other, number in report.confused[:_MOST]:
     print(f'{label} taken for {other}: {number} photo{"s" if number > 1 else ""}')
   for doubt in report.doubts[:_MOST]:
@@ -36,7 +36,17 @@ def show(classifier: Classifier) -> None:
           f'{doubt.looks_like} ({100 * doubt.probability:.0f}%)')
   assert report.calibration_error is not None
   print(f'expected calibration error {100 * report.calibration_error:.1f}%, of photos left out '
-        f'(temperature {report.temperature:.2f}, strength {report.strength:g})')
+        f'({report.kind} of strength {report.strength:g}, temperature {report.temperature:.2g})')
+
+
+def _show_classes(report: Report, accuracy: Interval) -> None:
+  title, by_class = f'{report.num_judged} photos, recognised when left out', report.by_class
+  if len(by_class) > _MOST_CLASSES:
+    judged = {name: share for name, share in by_class.items() if share is not None}
+    by_class = dict(sorted(judged.items(), key=lambda item: item[1])[:_WORST])
+    title += f'; the {_WORST} worst of {len(report.by_class)} classes'
+  rows = [[name, '–' if share is None else _percent(share)] for name, share in by_class.items()]
+  tables.show_columns(title, ('class', 'accuracy, %'), [*rows, ['all', _percent(accuracy)]])
 
 
 def show_known(classifier: Classifier, predictions: Sequence[Prediction]) -> None:

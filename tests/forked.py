@@ -55,8 +55,14 @@ def _server(settings: tuple[tuple[str, str], ...]) -> subprocess.Popen:
   server = subprocess.Popen([sys.executable, '-m', 'tests.forked'], cwd=ROOT, text=True,
                             env=others | dict(settings), stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE)
-  atexit.register(server.stdin.close)
+  atexit.register(_end, server)
   return server
+
+
+def _end(server: subprocess.Popen) -> None:
+  server.stdin.close()
+  server.wait()
+  server.stdout.close()
 
 
 def _serve() -> None:

@@ -81,8 +81,8 @@ class Classifier:
     """
     found = _listed(photos)
     least = 0.0 if reject is None else self.threshold(reject)
-    images, places, problems = self.encoder.read(found)
-    shares = self._probabilities(self.encoder.features(images))
+    features, places, problems = self.encoder.encode(found)
+    shares = self._probabilities(features)
     order = np.argsort(-shares, axis=1)[:, :2]
     return [Prediction(_name(found[place]), self.names[first], float(row[first]),
                        self.names[second], float(row[second]), bool(row[first] < least))
@@ -102,8 +102,7 @@ class Classifier:
       raise ValueError(f'expected reject to be a share between 0 and 1, got {reject}')
     if not self.head.left_out.any():
       raise ValueError('no threshold without a class of two photos, of which one can be left out')
-    shares = calibration.probabilities(self.head.left_out_logits[self.head.left_out],
-                                       self.head.temperature)
+    shares = calibration.probabilities(self.head.left_out_logits, self.head.temperature)
     return float(np.quantile(shares.max(axis=1), reject))
 
   def report(self) -> report.Report:
@@ -123,12 +122,12 @@ class Classifier:
     names = sorted((*self.names, name))
     photo_sets.check_names(names)
     found = _listed(photos)
-    images, places, problems = self.encoder.read(found)
+    new, places, problems = self.encoder.encode(found)
     if not places:
       raise ValueError(f'class {name}: {problems[0]}')
     old = np.array([names.index(old) for old in self.names])[self.head.labels]
-    labels = np.concatenate([old, np.full(len(images), names.index(name))])
-    features = np.concatenate([self.features, self.encoder.features(images)])
+    labels = np.concatenate([old, np.full(len(new), names.index(name))])
+    features = np.concatenate([self.features, new])
     return Classifier(self.encoder, names, features, heads.fit(features, labels, len(names)),
                       (*self.photos, *(_name(found[place]) for place in places)),
                       (*self.left_out, *problems))
@@ -165,13 +164,12 @@ def adapt(encoder: Encoder, labelled: Labelled) -> Classifier:
     TypeError: an array is no image.
   """
   found = photo_sets.gather(labelled)
-  images, places, problems = encoder.read(found.photos)
+  features, places, problems = encoder.encode(found.photos)
   labels = found.labels[places]
   counts = np.bincount(labels, minlength=len(found.names))
   if not counts.all():
     name = found.names[int(np.argmin(counts))]
     raise ValueError(f'class {name}: none of its photos can be read, such as {problems[0]}')
-  features = encoder.features(images)
   return Classifier(encoder, found.names, features, heads.fit(features, labels, len(found.names)),
                     [_name(found.photos[place]) for place in places], problems)
 
@@ -187,10 +185,10 @@ def features(encoder: Encoder, photos: Photo | Sequence[Photo]) -> np.ndarray:
     ValueError: a photo cannot be read, or there is none.
     TypeError: an array is no image.
   """
-  images, _, problems = encoder.read(_listed(photos))
+  found, _, problems = encoder.encode(_listed(photos))
   if problems:
     raise ValueError(problems[0])
-  return encoder.features(images)
+  return found
 
 
 def _listed(photos: Photo | Sequence[Photo] | Mapping) -> list[Photo]:

@@ -8,12 +8,14 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
+from mtl_jax import stages
 from mtl_jax.data import image_files, image_formats
 from mtl_jax.phases import encoding
 from mtl_jax.runs import finished
 from mtl_jax.runs.finished import FinishedRun
 
 Photo = str | os.PathLike | np.ndarray
+_PHOTOS_AT_ONCE = 256  # decoded, in memory
 
 
 class Encoder:
@@ -39,6 +41,28 @@ class Encoder:
   def __repr__(self) -> str:
     return f'Encoder({self.run.settings["backbone"]["name"]}, {self.size} pixels)'
 
+  def encode(self, photos: Sequence[Photo]) -> tuple[np.ndarray, list[int], list[str]]:
+    """Decodes photos and computes their features, some hundred at a time, however many there are.
+
+    Args:
+      photos: as `read` takes them.
+
+    Returns:
+      (float32 [m, d], the places of those m among the photos, a line for each photo that could not
+      be read).
+
+    Raises:
+      TypeError: an array is no image.
+    """
+    features, places, problems = [self._none()], [], []
+    with stages.stage(f'decoding and encoding {len(photos)} photos'):
+      for start in range(0, len(photos), _PHOTOS_AT_ONCE):
+        images, found, broken = self.read(photos[start:start + _PHOTOS_AT_ONCE])
+        features.append(self.features(images))
+        places += [start + place for place in found]
+        problems += broken
+    return np.concatenate(features), places, problems
+
   def features(self, images: np.ndarray) -> np.ndarray:
     """Computes the features of images.
 
@@ -49,8 +73,11 @@ class Encoder:
       float32 [n, d].
     """
     if not len(images):
-      return np.zeros((0, self.run.backbone.feature_dim), np.float32)
+      return self._none()
     return np.concatenate(list(self._batches(images)))
+
+  def _none(self) -> np.ndarray:
+    return np.zeros((0, self.run.backbone.feature_dim), np.float32)
 
   def _batches(self, images: np.ndarray) -> Iterator[np.ndarray]:
     most = self._sizes[-1]

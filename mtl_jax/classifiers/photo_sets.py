@@ -98,8 +98,9 @@ def check_names(names: Sequence[str]) -> None:
                      + (f': {names[0]}' if names else ''))
   seen: dict[str, str] = {}
   for name in names:
-    other = seen.setdefault(name.casefold(), name)
-    if names.count(name) > 1:
+    other = seen.get(name.casefold())
+    if other == name:
       raise ValueError(f'class {name} is there already')
-    if other != name:
+    if other is not None:
       raise ValueError(f'classes {other} and {name} differ in case alone: rename or join them')
+    seen[name.casefold()] = name

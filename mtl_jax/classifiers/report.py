@@ -29,6 +29,7 @@ class Report(NamedTuple):
   confused: list[tuple[str, str, int]]  # (class, taken for, photos), most first
   doubts: list[Doubt]                # most probable first
   calibration_error: float | None    # in [0, 1]
+  kind: str                          # of head, as in `heads.Head`
   temperature: float
   strength: float
   alone: tuple[str, ...]             # classes of one photo, which was never left out
@@ -54,25 +55,22 @@ def make(head: Head, names: Sequence[str], photos: Sequence[str]) -> Report:
   Returns:
     A Report.
   """
-  judged, labels = head.left_out, head.labels
+  labels = head.labels[head.left_out]
+  judged = [photo for photo, left_out in zip(photos, head.left_out, strict=True) if left_out]
   shares = calibration.probabilities(head.left_out_logits, head.temperature)
   predicted = shares.argmax(axis=1)
-  right = judged & (predicted == labels)
-  by_class = {name: _share(right[labels == i], judged[labels == i])
-              for i, name in enumerate(names)}
-  error = None
-  if judged.any():
-    error = calibration.expected_calibration_error(shares[judged], labels[judged])
-  counts = np.bincount(labels, minlength=len(names))
-  return Report(len(labels), int(judged.sum()), _share(right, judged), by_class,
-                _confused(names, labels[judged], predicted[judged]),
-                _doubts(names, photos, labels, shares, judged), error, head.temperature,
-                head.strength, tuple(name for i, name in enumerate(names) if counts[i] == 1))
+  right = predicted == labels
+  error = calibration.expected_calibration_error(shares, labels) if judged else None
+  counts = np.bincount(head.labels, minlength=len(names))
+  return Report(len(photos), len(judged), _share(right),
+                {name: _share(right[labels == i]) for i, name in enumerate(names)},
+                _confused(names, labels, predicted), _doubts(names, judged, labels, shares), error,
+                head.kind, head.temperature, head.strength,
+                tuple(name for i, name in enumerate(names) if counts[i] == 1))
 
 
-def _share(right: np.ndarray, judged: np.ndarray) -> Interval | None:
-  number = int(judged.sum())
-  return calibration.wilson(int(right.sum()), number) if number else None
+def _share(right: np.ndarray) -> Interval | None:
+  return calibration.wilson(int(right.sum()), len(right)) if len(right) else None
 
 
 def _confused(names, labels, predicted) -> list[tuple[str, str, int]]:
@@ -82,9 +80,9 @@ def _confused(names, labels, predicted) -> list[tuple[str, str, int]]:
   return [(names[pairs[i][0]], names[pairs[i][1]], int(counts[i])) for i in order]
 
 
-def _doubts(names, photos, labels, shares, judged) -> list[Doubt]:
+def _doubts(names, photos, labels, shares) -> list[Doubt]:
   top = shares.argmax(axis=1)
   found = [Doubt(photos[i], names[labels[i]], names[top[i]], float(shares[i, top[i]]))
-           for i in np.flatnonzero(judged & (top != labels))
+           for i in np.flatnonzero(top != labels)
            if shares[i, top[i]] >= _OTHER and shares[i, labels[i]] <= _OWN]
   return sorted(found, key=lambda doubt: -doubt.probability)

@@ -20,7 +20,7 @@ from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.types import BackboneVars, Normalization
 from mtl_jax.weights import new_files, paths, public_files
 
-FORMAT = 1  # of the file; another one is refused
+FORMAT = 2  # of the file; another one is refused
 _HEAD = ('weights', 'labels', 'left_out', 'left_out_logits')
 
 
@@ -55,7 +55,7 @@ def write(content: Content, path: str | os.PathLike, *, overwrite: bool = False)
   tensors['features'] = content.features
   tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
   about = {'format': FORMAT, 'names': content.names, 'photos': content.photos,
-           'left_out': content.left_out, 'strength': fitted.strength,
+           'left_out': content.left_out, 'kind': fitted.kind, 'strength': fitted.strength,
            'temperature': fitted.temperature, 'versions': workdirs.describe_machine()['versions'],
            **_network_settings(run), 'digest': _digest(tensors)}
   folder, name = os.path.split(os.path.abspath(path))
@@ -108,7 +108,7 @@ def read(path: str | os.PathLike) -> Content:
     raise ValueError(f'{path}: damaged: its arrays are not those that were written')
   run = _run_of(path, about, {name.removeprefix('network/'): array
                               for name, array in tensors.items() if name.startswith('network/')})
-  fitted = Head(strength=about['strength'], temperature=about['temperature'],
+  fitted = Head(about['kind'], strength=about['strength'], temperature=about['temperature'],
                 **{name: tensors[f'head/{name}'] for name in _HEAD})
   return Content(Encoder(run), tuple(about['names']), tensors['features'], fitted,
                  tuple(about['photos']), tuple(about['left_out']))

@@ -27,12 +27,12 @@ def show_columns(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
     header: names of the columns.
     rows: cells, as many in each row as the header has.
   """
-  shown = table.Table(title=title, title_justify='left', box=box.SIMPLE_HEAD)
+  shown = table.Table(box=box.SIMPLE_HEAD)
   for index, name in enumerate(header):
     shown.add_column(name, justify='right' if index else 'left')
   for row in rows:
-    shown.add_row(*row)
-  console.Console(width=_NARROW if len(header) < 4 else _WIDE).print(shown)
+    shown.add_row(*map(markup.escape, row))
+  _print(title, shown, _NARROW if len(header) < 4 else _WIDE)
 
 
 def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
@@ -42,12 +42,19 @@ def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     title: stands above them.
     facts: (what, its value).
   """
-  shown = table.Table(title=title, title_justify='left', box=box.SIMPLE_HEAD, show_header=False)
+  shown = table.Table(box=box.SIMPLE_HEAD, show_header=False)
   shown.add_column(no_wrap=True)
   shown.add_column(overflow='fold')
   for fact in facts:
     shown.add_row(*map(markup.escape, fact))
-  console.Console(width=_NARROW).print(shown)
+  _print(title, shown, _NARROW)
+
+
+def _print(title: str, shown: table.Table, width: int) -> None:
+  # A title of the table itself would be wrapped at the table's width.
+  terminal = console.Console(width=width)
+  terminal.print(title, style='table.title', markup=False, highlight=False, soft_wrap=True)
+  terminal.print(shown)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

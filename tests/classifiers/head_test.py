@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax.classifiers import calibration, heads, leave_one_out, report, softmax_head
+from mtl_jax.classifiers import calibration, heads, leave_one_out, report, ridge_head, softmax_head
 
 
 def toy(counts, dimensions=30, seed=0, apart=1.0):
@@ -60,6 +60,45 @@ def test_logits_of_an_image_are_those_of_a_fit_without_it():
     w = alone.to_features @ np.asarray(softmax_head.fit(
         alone.rows, alone.curvature, weights[kept], targets, jnp.float32(30), 1000))
     np.testing.assert_allclose(found[30.0][i], x[i] @ w, atol=0.02)
+
+
+@pytest.mark.parametrize('dimensions', [6, 50])  # fewer than images, and more
+def test_ridge_is_the_solution_of_its_equations_and_knows_each_image_left_out(dimensions):
+  features, labels = toy([4, 3, 5, 1], dimensions)
+  x, weights = softmax_head.unit_length(features), softmax_head.sample_weights(labels)
+  basis = softmax_head.make_basis(x, weights, *x.shape)
+
+  def solution(kept):
+    of, y = x[kept].astype(np.float64), np.eye(4)[labels[kept]]
+    gram = of.T @ (weights[kept, None] * of) + np.eye(of.shape[1]) / 3
+    return np.linalg.solve(gram, of.T @ (weights[kept, None] * y))
+
+  w = ridge_head.fit(basis, weights, labels, 4, 3.0)
+  everything = np.arange(13)
+  in_features = basis.to_features @ w[:basis.to_features.shape[1]]
+  np.testing.assert_allclose(x @ in_features, x @ solution(everything), atol=2e-5)
+  which = np.array([0, 5, 11])
+  found = ridge_head.left_out_scores(basis, weights, labels, w, 3.0, which)
+  for row, i in zip(found, which, strict=True):
+    np.testing.assert_allclose(row, x[i] @ solution(np.delete(everything, i)), atol=2e-5)
+
+
+def test_many_images_of_many_classes_are_fitted_by_ridge(monkeypatch):
+  monkeypatch.setattr(heads, '_MOST_WORK', 0)
+  monkeypatch.setattr(heads, '_MOST_JUDGED', 50)
+  features, labels = toy([12] * 6 + [1], apart=0.6)
+  found = heads.fit(features, labels, 7)
+  assert found.kind == 'ridge' and found.strength in heads.RIDGE_STRENGTHS
+  assert found.left_out_logits.shape == (50, 7) and found.left_out.sum() == 50
+  assert set(np.bincount(labels[found.left_out])) == {8, 9}  # of each class that has several
+  new, new_labels = toy([200] * 6 + [1], apart=0.6)
+  shares = calibration.probabilities(heads.logits(found, new), found.temperature)
+  assert np.mean(shares.argmax(axis=1) == new_labels) > 0.6
+  assert calibration.expected_calibration_error(shares, new_labels) < 0.1
+  judged = report.make(found, 'abcdefg', [str(i) for i in range(73)])
+  assert (judged.num_photos, judged.num_judged, judged.alone) == (73, 50, ('g',))
+  assert judged.accuracy.share == np.mean(
+      found.left_out_logits.argmax(axis=1) == labels[found.left_out])
 
 
 def test_the_only_image_of_a_class_is_never_left_out():
