@@ -235,8 +235,8 @@ def plain_sample(key, images_of, **options):
                          shot=options['shot'])
 
 
-@pytest.mark.parametrize('make_key', [jax.random.key, jax.random.PRNGKey])
-@pytest.mark.parametrize('class_ids', [None, np.array([2, 0, 3])])
+@pytest.mark.parametrize('make_key, class_ids', [
+    (jax.random.key, None), (jax.random.PRNGKey, np.array([2, 0, 3]))])
 def test_a_compiled_episode_has_the_bits_of_one_drawn_op_by_op(make_key, class_ids):
   options = {'way': 3, 'shot': 2, 'query': 2, 'class_ids': class_ids}
   compiled, plain = (lambda key, f=f: f(key, pool(), **options)

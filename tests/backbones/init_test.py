@@ -24,7 +24,8 @@ def plain_init(backbone):
   return backbone.init.__wrapped__
 
 
-@pytest.mark.parametrize('name', WIDTHS)
+@pytest.mark.parametrize('name', [
+    'conv4', 'resnet12', pytest.param('resnet25', marks=pytest.mark.slow)])
 def test_compiled_or_not(name):
   backbone = backbones.create(name, (16, 16, 3), width=WIDTHS[name])
   plain = plain_init(backbone)(jax.random.key(3))
@@ -35,7 +36,7 @@ def test_compiled_or_not(name):
 @pytest.mark.parametrize('kind', KEYS)
 def test_keys_of_either_kind_and_over_several(kind):
   make_key = KEYS[kind]
-  backbone = backbones.create('resnet25', (16, 16, 3), width=2)
+  backbone = backbones.create('conv4', (16, 16, 3), width=2)
   plain = plain_init(backbone)
   assert_same_bits(backbone.init(make_key(3)), plain(make_key(3)))
   several = jax.vmap(backbone.init)(jax.random.split(make_key(3), 2))

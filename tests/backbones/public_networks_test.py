@@ -7,7 +7,8 @@ import pytest
 from mtl_jax import backbones
 from mtl_jax.backbones import depthwise, layers, pooling
 
-NETWORKS = {'efficientnet_lite0': 8, 'resnet50': 8, 'vit_small_16': 64}  # -> width
+NETWORKS = {'efficientnet_lite0': 8, 'resnet18': 8, 'resnet50': 8, 'vit_small_16': 64}  # -> width
+SLOW = pytest.param('resnet50', marks=pytest.mark.slow)
 
 
 def network(name, size=32, **options):
@@ -16,7 +17,7 @@ def network(name, size=32, **options):
   return backbone, variables, jax.random.normal(jax.random.key(1), (3, size, size, 3))
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', ['efficientnet_lite0', 'resnet18', SLOW, 'vit_small_16'])
 def test_the_parts_and_the_twin_are_the_network(name):
   backbone, variables, images = network(name)
   whole = jax.jit(lambda v, x: backbone.features(v, x, batch_stats_mode='running'))
@@ -32,7 +33,7 @@ def test_the_parts_and_the_twin_are_the_network(name):
   np.testing.assert_allclose(twin(variables, images), features, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['efficientnet_lite0', 'resnet50'])
+@pytest.mark.parametrize('name', ['efficientnet_lite0', 'resnet18', SLOW])
 def test_batch_statistics_move_the_running_ones(name):
   # Sixteen images of four last pixels each: statistics of fewer values magnify rounding.
   backbone, variables, _ = network(name, 64)
@@ -47,8 +48,8 @@ def test_batch_statistics_move_the_running_ones(name):
 def test_bfloat16_stays_near():
   backbone, variables, images = network('vit_small_16')
   half = network('vit_small_16', compute_dtype='bfloat16')[0]
-  full, found = (b.features(variables, images, batch_stats_mode='running')
-                 for b in (backbone, half))
+  full, found = (jax.jit(lambda v, x, b=b: b.features(v, x, batch_stats_mode='running'))(
+      variables, images) for b in (backbone, half))
   assert found.dtype == jnp.float32
   assert float(jnp.abs(found - full).max()) < 0.1 * float(jnp.abs(full).max())
 

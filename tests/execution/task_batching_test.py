@@ -31,7 +31,8 @@ def test_every_batching_has_the_same_loss_and_gradient(network):
   tasks = task_batching.noise_tasks(backbone, CONFIG)
 
   def loss_and_gradient(batching):
-    return task_batching.loss_and_gradient(backbone, CONFIG, batching)(meta_params, frozen, tasks)
+    function = task_batching.loss_and_gradient(backbone, CONFIG, batching)
+    return jax.jit(function)(meta_params, frozen, tasks)
 
   loss, gradient = loss_and_gradient('loop')
   assert sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) > 0
