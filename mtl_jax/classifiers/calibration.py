@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 _BINS = 10  # of the calibration error
-_TEMPERATURES = np.geomspace(0.05, 20, 241)
+_TEMPERATURES = np.geomspace(0.000125, 20, 481)
 
 
 def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -43,8 +43,14 @@ def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     logits: [n, N], of images that the classifier was not fitted to.
     labels: int [n].
   """
-  losses = [negative_log_likelihood(logits, labels, t) for t in _TEMPERATURES]
-  return float(_TEMPERATURES[int(np.argmin(losses))])
+  # The loss is convex in 1 / temperature: on either side of its lowest place it only rises.
+  lowest, highest = 0, len(_TEMPERATURES) - 1
+  while lowest < highest:
+    middle = (lowest + highest) // 2
+    here, next_one = (negative_log_likelihood(logits, labels, _TEMPERATURES[i])
+                      for i in (middle, middle + 1))
+    lowest, highest = (lowest, middle) if here <= next_one else (middle + 1, highest)
+  return float(_TEMPERATURES[lowest])
 
 
 def expected_calibration_error(shares: np.ndarray, labels: np.ndarray) -> float:

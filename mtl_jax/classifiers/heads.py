@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from mtl_jax import stages
 from mtl_jax.classifiers import calibration, leave_one_out, ridge_head, softmax_head
 from mtl_jax.classifiers.softmax_head import Basis
 
@@ -53,9 +54,10 @@ def fit(features: np.ndarray, labels: np.ndarray, num_classes: int,
   _check(features, labels, num_classes)
   x, weights = softmax_head.unit_length(features), softmax_head.sample_weights(labels)
   several = np.bincount(labels)[labels] > 1
-  if len(x) * min(x.shape) * num_classes > _MOST_WORK and several.any():
-    return _fit_ridge(x, weights, labels, num_classes, several)
-  return _fit_softmax(x, weights, labels, num_classes, several, strengths)
+  with stages.stage(f'fitting {num_classes} classes to {len(x)} images'):
+    if len(x) * min(x.shape) * num_classes > _MOST_WORK and several.any():
+      return _fit_ridge(x, weights, labels, num_classes, several)
+    return _fit_softmax(x, weights, labels, num_classes, several, strengths)
 
 
 def logits(head: Head, features: np.ndarray) -> np.ndarray:

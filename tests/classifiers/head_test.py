@@ -128,6 +128,17 @@ def test_a_head_recognises_new_images_and_knows_how_well():
   assert found.left_out.all() and found.strength in heads.STRENGTHS
 
 
+@pytest.mark.parametrize('scale', [1e-3, 0.3, 5, 100])
+def test_the_temperature_is_the_best_of_all(scale):
+  random = np.random.default_rng(0)
+  labels = random.integers(0, 5, 200)
+  values = scale * (random.normal(size=(200, 5)) + 2 * np.eye(5)[labels])
+  losses = [calibration.negative_log_likelihood(values, labels, temperature)
+            for temperature in calibration._TEMPERATURES]
+  assert calibration.best_temperature(values, labels) == calibration._TEMPERATURES[
+      np.argmin(losses)]
+
+
 def test_a_mislabelled_image_is_named():
   features, labels = toy([10] * 4)
   labels[3] = 2
