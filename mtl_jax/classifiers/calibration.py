@@ -32,8 +32,10 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature:
     labels: int [n].
     temperature: divides the logits.
   """
-  of_label = probabilities(logits, temperature)[np.arange(len(labels)), labels]
-  return float(-np.log(np.maximum(of_label, 1e-12)).mean())
+  scaled = np.asarray(logits, np.float64) / temperature
+  scaled -= scaled.max(axis=1, keepdims=True)
+  of_label = scaled[np.arange(len(labels)), labels]
+  return float((np.log(np.exp(scaled).sum(axis=1)) - of_label).mean())
 
 
 def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
