@@ -31,11 +31,11 @@ PAGE = pathlib.Path(__file__).parents[1] / 'examples' / 'browser' / 'index.html'
 EVIL = '<img src=x onerror="document.title=1">'
 FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
          '--disable-background-networking', '--disable-component-update', '--disable-sync']
-DROP = '''const [label, names, done] = arguments;
+DROP = """const [label, names, done] = arguments;
 Promise.all(names.map(async (name) => new File([await (await fetch(name)).blob()], name))).then(
   (files) => { const data = new DataTransfer(); files.forEach((file) => data.items.add(file));
     document.querySelectorAll('label.drop')[label].dispatchEvent(
-      new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})); done(); });'''
+      new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})); done(); });"""
 
 
 class Browser:

@@ -20,7 +20,7 @@ from mtl_jax.exports.program import Program
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 CLASSIFIER = 'classifier'  # the member that holds what stands at the start
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # of all members: the same program makes the same bytes
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # of all members, which need no time of day
 
 
 class Content(NamedTuple):
