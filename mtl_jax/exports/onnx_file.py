@@ -143,7 +143,9 @@ def session(path: str) -> tuple[dict[str, Any], Any]:
   check_installed('onnxruntime')
   onnxruntime: Any = importlib.import_module('onnxruntime')
   try:
-    opened = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of an input that may be left out, which is meant so
+    opened = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
   except Exception as error:  # onnxruntime's own classes
     raise ValueError(f'{path}: onnxruntime cannot read it: {error}') from error
   return about_file.parse(path, opened.get_modelmeta().custom_metadata_map.get(

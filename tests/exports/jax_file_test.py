@@ -133,7 +133,9 @@ def changed(path, to, change):
   with zipfile.ZipFile(path) as file, zipfile.ZipFile(to, 'w') as other:
     for name in file.namelist():
       content = file.read(name)
-      other.writestr(name, json.dumps(change(json.loads(content))) if name == 'mtl_jax' else content)
+      if name == 'mtl_jax':
+        content = json.dumps(change(json.loads(content)))
+      other.writestr(name, content)
 
 
 def test_other_versions_and_damaged_files_are_refused(tmp_path):
