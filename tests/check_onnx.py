@@ -3,9 +3,9 @@
     python -m tests.check_onnx [NETWORK PHOTOS]
 
 It needs the extra `onnx`, and prints the largest difference of probabilities over three numbers of
-photos and two of classes: of the tiny runs that tests share, and of a network that is named, over a
-folder with a folder of photos for each class. It is no test of pytest, as jax2onnx brings a hundred
-megabytes of packages.
+photos and two of classes: of the tiny runs that tests share, and of a network that is named, over
+a folder with a folder of photos for each class. It is no test of pytest, as jax2onnx brings many
+packages.
 """
 import itertools
 import pathlib
@@ -69,7 +69,7 @@ def _refusals():
   else:
     raise SystemExit('expected a fourth class to be refused')
   onnx_adapts = dict(exports.describe(path))
-  assert onnx_adapts == dict(exports.describe(artefacts.exported('fixed')))
+  assert onnx_adapts == dict(exports.describe(artefacts.exported('fixed', '.bin')))
   assert '3, of any names' in onnx_adapts['classes'], onnx_adapts
 
 
