@@ -20,8 +20,8 @@ from mtl_jax import exports
 from tests import tiny_runs
 from tests.exports import artefacts
 
-# Of the tiny networks. The head of photos multiplies what the features' rounding differs by, here of
-# a network that has hardly been trained.
+# Of the tiny networks. The head of photos multiplies the rounding of features, here of a network
+# that has hardly been trained.
 _MOST = {'inner loop': 1e-6, 'softmax': 1e-5}
 
 
