@@ -169,6 +169,15 @@ def test_inputs_that_do_not_fit_are_refused(kind, images, labels, says):
     mtl_jax.load_export(artefacts.exported(kind)).adapt(images, np.array(labels))
 
 
+def test_an_inner_loop_that_adapts_the_network_is_refused():
+  run = runs.load(tiny_runs.meta_trained())
+  config = run.settings['config']
+  config = config | {'inner': config['inner'] | {'adapts': 'all'}}
+  with pytest.raises(ValueError, match='adapts more than θ'):
+    exports.of_network(run._replace(settings=run.settings | {'config': config}),
+                       backbones.conv_by_platform)
+
+
 def test_without_a_classifier_a_file_that_adapts_says_nothing():
   found = mtl_jax.load_export(artefacts.exported('pretrained'))
   with pytest.raises(ValueError, match='expected the classifier that adapt has returned'):
