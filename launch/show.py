@@ -1,12 +1,14 @@
-"""Shows what a run has learned, or where it stands.
+"""Shows what a run has learned, or where it stands; or what an exported file holds.
 
 DIR is the work directory of a pre-training, a meta-training or an import, or a folder with the
-files of a model alone. The checksums of its files are compared.
+files of a model alone, whose checksums are compared; or a file that mtl export has written.
 """
+import os
 from pathlib import Path
 
 from absl.flags import FlagValues
 
+from mtl_jax import exports
 from mtl_jax.runs import summaries, tables
 
 from . import command
@@ -27,7 +29,9 @@ def run(values: FlagValues) -> None:
   Args:
     values: parsed flags.
   """
-  tables.show_facts(values.run, summaries.of_run(values.run))
+  exported = values.run.endswith(('.bin', '.onnx')) and not os.path.isdir(values.run)
+  facts = exports.describe(values.run) if exported else summaries.of_run(values.run)
+  tables.show_facts(values.run, facts)
 
 
 COMMAND = command.Command('show', __doc__, EXAMPLES, FLAGS, run, positional=('run',))

@@ -20,6 +20,7 @@ from mtl_jax import (
   types,
 )
 from mtl_jax.classifiers import load, load_classifier
+from mtl_jax.exports import load as load_export
 from mtl_jax.phases import meta_test, meta_train, pretrain
 from mtl_jax.runs.xla import enable_compile_cache
 
@@ -27,5 +28,5 @@ __version__ = '0.2.0'
 
 __all__ = ['__version__', 'augment', 'backbones', 'base_learner', 'configs', 'data',
            'enable_compile_cache', 'episodes', 'hard_tasks', 'inner_loop', 'learnable', 'load',
-           'load_classifier', 'meta_test', 'meta_train', 'outer_loop', 'pretrain', 'runs',
-           'scale_shift', 'sharding', 'types']
+           'load_classifier', 'load_export', 'meta_test', 'meta_train', 'outer_loop', 'pretrain',
+           'runs', 'scale_shift', 'sharding', 'types']

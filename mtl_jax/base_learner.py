@@ -57,6 +57,21 @@ def cross_entropy(scores: Array, labels: Array) -> jax.Array:
   return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
 
+def one_hot(labels: Array, way: int, dtype: jax.typing.DTypeLike) -> jax.Array:
+  """Returns labels as rows of zeros and a one, also where n and N are symbols of an export.
+
+  Args:
+    labels: int [n], in [0, N).
+    way: N.
+    dtype: of the rows.
+
+  Returns:
+    [n, N].
+  """
+  classes = jax.lax.broadcasted_iota(labels.dtype, (labels.shape[0], way), 1)
+  return (labels[:, None] == classes).astype(dtype)
+
+
 def adapt(base_learner: BaseLearner, support_features: Array, support_labels: Array,
           query_features: Array, *, inner_lr: Array | float, num_steps: int,
           gradient_order: GradientOrder = 'second',
@@ -99,7 +114,7 @@ def adapt(base_learner: BaseLearner, support_features: Array, support_labels: Ar
   _check_loop(num_steps, gradient_order, regularization)
   rates = rates_per_step(inner_lr, num_steps, jnp.result_type(support_features))
   way, dtype = base_learner.bias.shape[0], support_features.dtype
-  targets = jax.nn.one_hot(support_labels, way, dtype=dtype)
+  targets = one_hot(support_labels, way, dtype)
   start = logits(base_learner, support_features)
   gram = _product(support_features, support_features.T) + 1
 

@@ -26,7 +26,8 @@ from mtl_jax.backbones.basic_resnets import ResNet18Small, ResNet25
 from mtl_jax.backbones.conv4 import Conv4
 from mtl_jax.backbones.efficientnet_lite import EfficientNetLite
 from mtl_jax.backbones.imagenet_resnets import ImageNetResNet
-from mtl_jax.backbones.layers import conv_by_patches
+from mtl_jax.backbones.layers import conv_by_patches, conv_by_platform
+from mtl_jax.backbones.modules import Conv
 from mtl_jax.backbones.readout import NORMS, Norm, read_out
 from mtl_jax.backbones.resnet12 import ResNet12
 from mtl_jax.backbones.resnet12_wide import ResNet12Wide
@@ -35,8 +36,9 @@ from mtl_jax.backbones.wide_resnet import WideResNet28
 from mtl_jax.types import Backbone
 
 __all__ = ['COMPUTE_DTYPES', 'NAMES', 'NORMS', 'ComputeDtype', 'ImageShape', 'Norm',
-           'conv_by_patches', 'create', 'from_functions', 'from_linen', 'from_nnx',
-           'published_grid', 'published_size', 'read_out', 'register', 'register_function']
+           'conv_by_patches', 'conv_by_platform', 'create', 'from_functions', 'from_linen',
+           'from_nnx', 'published_grid', 'published_size', 'read_out', 'register',
+           'register_function']
 
 ComputeDtype = Literal['float32', 'bfloat16']
 COMPUTE_DTYPES = typing.get_args(ComputeDtype)
@@ -163,7 +165,8 @@ def published_grid(name: str) -> int:
 
 def create(name: str, image_shape: ImageShape, *, width: int | None = None,
            norm_affine: bool | None = None, norm_epsilon: float | None = None,
-           grid: int | None = None, compute_dtype: ComputeDtype = 'float32') -> Backbone:
+           grid: int | None = None, compute_dtype: ComputeDtype = 'float32',
+           conv: Conv | None = None) -> Backbone:
   """Returns a built-in backbone, or one that was registered (which takes no further options).
 
   Args:
@@ -178,6 +181,8 @@ def create(name: str, image_shape: ImageShape, *, width: int | None = None,
     grid: of a transformer: patches per side that its positions are for; None as published.
     compute_dtype: 'float32' or 'bfloat16', of convolutions and products; parameters, normalisation
       and features stay float32.
+    conv: how convolutions of built-in networks are computed, such as `conv_by_platform` or
+      `jax.lax.conv_general_dilated`; None for the form that is fast on this device.
 
   Returns:
     A Backbone; that of a convolutional network has its twin by patches.
@@ -198,6 +203,8 @@ def create(name: str, image_shape: ImageShape, *, width: int | None = None,
   if network.grid and width is not None:
     given['heads'] = max(1, width // 64)
   module = network.module(dtype=jnp.dtype(compute_dtype), **given)
+  if conv is not None and not network.grid:
+    module = module.clone(conv=conv)
   backbone = from_linen(module, image_shape, last_block=network.last_block,
                         unscaled=network.unscaled)
   # Op by op, linen would also compute features of which it only needs the shape. Networks of one's

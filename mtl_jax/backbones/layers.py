@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 from mtl_jax.backbones import depthwise, winograd
 
@@ -38,11 +39,39 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options:
     [B, H', W', c_out].
   """
   if jax.default_backend() == 'cpu':
-    if _is_plain_3x3(x, kernel, strides, padding, options):
-      faster: Any = winograd.conv3x3 if _winograd_pays(x, *kernel.shape[2:]) else conv3x3
-      return faster(x, kernel)[:, ::strides[0], ::strides[1]]
-    if depthwise.is_depthwise(x, kernel, options):
-      return depthwise.conv(x, kernel, strides, padding)
+    return _conv_on_cpu(x, kernel, strides, padding, **options)
+  return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def conv_by_platform(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+                     ) -> jax.Array:
+  """Convolves as `conv` does on the device that the program is compiled for, not on this one's.
+
+  One exported program then is fast on every device. Its gradient would keep what the forms of all
+  devices keep.
+
+  Args:
+    x: [B, H, W, c_in].
+    kernel: [kh, kw, c_in, c_out].
+    strides: (rows, columns).
+    padding: pairs of pixels, or 'SAME'.
+    **options: other arguments of `lax.conv_general_dilated`, as `nn.Conv` passes them.
+
+  Returns:
+    [B, H', W', c_out].
+  """
+  return jax.lax.platform_dependent(
+      x, kernel, cpu=lambda x, kernel: _conv_on_cpu(x, kernel, strides, padding, **options),
+      default=lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, strides, padding,
+                                                             **options))
+
+
+def _conv_on_cpu(x, kernel, strides, padding, **options):
+  if _is_plain_3x3(x, kernel, strides, padding, options):
+    faster: Any = winograd.conv3x3 if _winograd_pays(x, *kernel.shape[2:]) else conv3x3
+    return faster(x, kernel)[:, ::strides[0], ::strides[1]]
+  if depthwise.is_depthwise(x, kernel, options):
+    return depthwise.conv(x, kernel, strides, padding)
   return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -123,6 +152,8 @@ conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
 
 def _winograd_pays(x, c_in, c_out, *, gradient=False):
   """Whether Winograd's form is the faster one on a CPU; the limits were measured on two cores."""
+  if export.is_symbolic_dim(x.shape[0]):
+    return False  # its parts are cut for one number of images; an exported program takes any
   # The gradient of a kernel needs no transposed maps in Winograd's form, so it pays sooner.
   least, most = (64, 64) if gradient else (128, 256)
   wide = min(c_in, c_out) >= least and max(c_in, c_out) >= most

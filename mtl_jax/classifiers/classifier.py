@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mtl_jax import exports
 from mtl_jax.classifiers import calibration, heads, photo_sets, report, saved
 from mtl_jax.classifiers.encoder import Encoder, Photo
 from mtl_jax.classifiers.heads import Head
@@ -145,6 +146,33 @@ class Classifier:
     content = saved.Content(self.encoder, self.names, self.features, self.head, self.photos,
                             self.left_out)
     saved.write(content, path, overwrite=overwrite)
+
+  def export(self, path: str | os.PathLike, *, adapts: bool = False, overwrite: bool = False
+             ) -> int:
+    """Writes a file that needs this library no more: `.bin` for jax, `.onnx` for ONNX's runtimes.
+
+    Args:
+      path: of the file.
+      adapts: whether it shall adapt to photos of other classes, with the C and the temperature of
+        this classifier; its own classes are not in the file then.
+      overwrite: replace a file that is there.
+
+    Returns:
+      Its size in bytes.
+
+    Raises:
+      ValueError: another ending, a file that is there, or a package that is missing.
+      OSError: it cannot be written.
+    """
+    run, head = self.encoder.run, self.head
+
+    def program(conv):
+      if adapts:
+        return exports.of_photos(run, conv, strength=head.strength, temperature=head.temperature)
+      return exports.of_classifier(run, conv, names=self.names, classifier=head.weights,
+                                   temperature=head.temperature)
+
+    return exports.write(program, path, overwrite=overwrite)
 
 
 def adapt(encoder: Encoder, labelled: Labelled) -> Classifier:

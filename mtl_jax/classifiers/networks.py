@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mtl_jax import exports
 from mtl_jax.classifiers import classifier, saved
 from mtl_jax.classifiers.classifier import Classifier
 from mtl_jax.classifiers.encoder import Encoder, Photo
@@ -52,6 +53,30 @@ class Network:
       TypeError: an array is no image.
     """
     return classifier.features(self.encoder, photos)
+
+  def export(self, path: str | os.PathLike, *, way: int | None = None, overwrite: bool = False
+             ) -> int:
+    """Writes a file that still adapts: `.bin` for jax alone, `.onnx` for ONNX's runtimes.
+
+    After meta-training it adapts as meta-test does, by the inner loop of the run; other networks
+    fit the softmax head of photos, at C = 100.
+
+    Args:
+      path: of the file.
+      way: fixes the number of classes; that of a meta-training starts at its θ. None for any
+        number, of which θ starts from zero.
+      overwrite: replace a file that is there.
+
+    Returns:
+      Its size in bytes.
+
+    Raises:
+      ValueError: another ending, a file that is there, a package that is missing, or a network
+        that no file can hold.
+      OSError: it cannot be written.
+    """
+    return exports.write(lambda conv: exports.of_network(self.encoder.run, conv, way=way), path,
+                         overwrite=overwrite)
 
 
 def load(network: str | os.PathLike = 'imagenet', image_size: int | None = None) -> Network:

@@ -1,5 +1,6 @@
 """Each command reads each of its flags: what --help shows makes a difference."""
 import contextlib
+import types
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from jax.experimental import multihost_utils
 from launch import (
   benchmark,
   command,
+  export,
   features,
   import_weights,
   meta_test,
@@ -22,6 +24,7 @@ from launch import (
 from launch.flags import declared
 from launch.reproduction import rows, transfer
 from mtl_jax import configs, data, runs
+from mtl_jax.classifiers import networks
 from mtl_jax.configs import TEST_LOOP, PretrainConfig
 from mtl_jax.data import photos
 from mtl_jax.phases import encoding
@@ -68,6 +71,8 @@ def stand_ins(monkeypatch):
     for name in names:
       monkeypatch.setattr(module, name, reached)
   monkeypatch.setattr(feature_files, 'write', reached)
+  for name in ('load', 'load_classifier'):
+    monkeypatch.setattr(networks, name, lambda *_: types.SimpleNamespace(export=reached))
   monkeypatch.setattr(summaries, 'of_run', reached)
   monkeypatch.setattr(photos, 'find', lambda _: [])
   monkeypatch.setattr(encoding, 'encode_batches', lambda *_, **__: np.zeros((0, 1)))
@@ -95,6 +100,7 @@ WORKDIR = ['--workdir=run']
     (reproduce, [['--table=fc100', '--budget=smoke', *WORKDIR],
                  ['--table=transfer', '--budget=smoke', *WORKDIR]]),
     (show, [['run']]),
+    (export, [['imagenet', '--out=x.bin'], ['x.mtl', '--out=x.bin']]),
     (features, [['imagenet', 'photos', '--out=x.npz']]),
     (import_weights, [[*WORKDIR, '--source=a.npz', '--format=pytorch'],
                       [*WORKDIR, '--export=b.npz']]),
