@@ -167,10 +167,12 @@ class Classifier:
     run, head = self.encoder.run, self.head
 
     def program(conv):
-      if adapts:
-        return exports.of_photos(run, conv, strength=head.strength, temperature=head.temperature)
-      return exports.of_classifier(run, conv, names=self.names, classifier=head.weights,
-                                   temperature=head.temperature)
+      if not adapts:
+        return exports.of_classifier(run, conv, names=self.names, classifier=head.weights,
+                                     kind=head.kind, temperature=head.temperature)
+      if head.kind != 'softmax':  # what a file fits is a softmax, whose C is another
+        return exports.of_photos(run, conv)
+      return exports.of_photos(run, conv, strength=head.strength, temperature=head.temperature)
 
     return exports.write(program, path, overwrite=overwrite)
 

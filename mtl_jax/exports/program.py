@@ -96,7 +96,7 @@ def of_photos(run: FinishedRun, conv: Conv, *, way: int | None = None, strength:
 
 
 def of_classifier(run: FinishedRun, conv: Conv, *, names: Sequence[str], classifier: np.ndarray,
-                  temperature: float) -> Program:
+                  kind: str, temperature: float) -> Program:
   """Returns a fitted classifier of photos, whose classes stay as they are.
 
   Args:
@@ -104,6 +104,7 @@ def of_classifier(run: FinishedRun, conv: Conv, *, names: Sequence[str], classif
     conv: how that convolves, as in `backbones.create`.
     names: of the classes.
     classifier: its weights [d + 1, N] on features of length 1.
+    kind: of its head, as in `classifiers.heads.Head`.
     temperature: of its probabilities.
 
   Returns:
@@ -116,7 +117,7 @@ def of_classifier(run: FinishedRun, conv: Conv, *, names: Sequence[str], classif
   _, predict = _minimum(STRENGTH, temperature)
   return Program(encode, None, predict, weights, np.asarray(classifier, np.float32),
                  about.of(run, kind='classifies', num_classes=len(names), classes=list(names),
-                          head='softmax', temperature=temperature))
+                          head=kind, temperature=temperature))
 
 
 def _encoder(run, conv):
