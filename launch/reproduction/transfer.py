@@ -101,7 +101,7 @@ def _column(place, budget, load, workdir, machine):
   folder = os.path.join(workdir, place.folder)
   pretrained, dataset = _source(place, budget, load, workdir, machine)
   rate = _best_rate(place, dataset, pretrained, folder)
-  common = {'public': 'imported' in finished.trained_settings(pretrained)}
+  common = {'public': 'imported' in finished.trained_settings(pretrained), 'data': dataset.name}
   for row in budget.rows if place.source != SCRATCH else ('update_theta',):
     for part in budget.parts if row != 'update_theta' else ('all',):
       kept = transforms.choose_classes(dataset, part)

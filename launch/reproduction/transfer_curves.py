@@ -45,7 +45,7 @@ def plot(cells: Sequence[Mapping[str, Any]]) -> Figure:
   for cell in cells:
     panels.setdefault((cell['source'], cell['target'], cell['shot']), []).append(cell)
   figure = Figure(figsize=(5.5 * len(panels), 4.5), layout='constrained')
-  for axes, ((source, target, shot), of_panel) in zip(
+  for axes, ((source, _, shot), of_panel) in zip(
       figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
     for cell in of_panel:
       _draw(axes, cell)
@@ -55,7 +55,7 @@ def plot(cells: Sequence[Mapping[str, Any]]) -> Figure:
             np.multiply, 1000 / per_step)))
     above.set_xlabel('images seen, thousands')
     axes.set_xlabel('outer steps')
-    axes.set_title(f'{target}, {os.path.basename(source)}, {shot}-shot', fontsize='medium')
+    axes.set_title(f'{of_panel[0]["facts"][0]["data"]}, {os.path.basename(source)}, {shot}-shot', fontsize='medium')
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
   figure.axes[0].set_ylabel('accuracy on validation classes, %')

@@ -107,7 +107,7 @@ def sections(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
 
 def _title(cell: Mapping[str, Any]) -> str:
   source = '4CONV pre-trained on it' if cell['source'] == SCRATCH else cell['source']
-  title = f'{cell["target"]}, {source}, 5-way {cell["shot"]}-shot'
+  title = f'{cell["facts"][0]["data"]}, {source}, 5-way {cell["shot"]}-shot'
   seen = _SEEN_BEFORE.get(cell['target'])
   if seen is None or not cell['facts'][0]['public']:
     return title
@@ -150,16 +150,16 @@ def plot(cells: Sequence[Mapping[str, Any]]) -> Figure:
   panels = list(dict.fromkeys((cell['source'], cell['target'], cell['shot']) for cell in cells
                               if cell['source'] != SCRATCH))
   figure = Figure(figsize=(4.5 * len(panels), 4), layout='constrained')
-  for axes, (source, target, shot) in zip(
-      figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+  for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
     of_panel = [cell for cell in cells
-                if (cell['source'], cell['target'], cell['shot']) == (source, target, shot)]
+                if (cell['source'], cell['target'], cell['shot']) == panel]
+    source, _, shot = panel
     for row in dict.fromkeys(cell['row'] for cell in of_panel):
       _draw(axes, row, [cell for cell in of_panel if cell['row'] == row])
     axes.set_xscale('log', base=2)
     axes.xaxis.set_major_formatter('{x:.0f}')
     axes.set_xlabel('base classes of meta-training')
-    axes.set_title(f'{target}, {os.path.basename(source)}, {shot}-shot', fontsize='medium')
+    axes.set_title(f'{of_panel[0]["facts"][0]["data"]}, {os.path.basename(source)}, {shot}-shot', fontsize='medium')
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
   figure.axes[0].set_ylabel('accuracy on test classes, %')

@@ -21,7 +21,7 @@ def done(seeds=2, parts=('all',)):
     for row, gain in (('update_theta', 0), ('ss_channel', 0.1), ('ss_channel_ht', 0.12)):
       for part in parts if row != 'update_theta' else ('all',):
         facts = {'seconds': 10.0, 'size': 0 if not gain else 12_345, 'inner_lr': 0.1,
-                 'public': True, 'base_classes': 8 if part != 'all' else 32}
+                 'public': True, 'data': 'letters', 'base_classes': 8 if part != 'all' else 32}
         yield Place('imagenet', 'omniglot', 1, seed), row, part, tasks + gain, facts
 
 
@@ -41,7 +41,7 @@ def test_the_table_and_the_figure_of_classes(tmp_path):
              'command_line': 'x', 'device': 'cpu', 'seconds': 3600.0}
   transfer_table.write(str(tmp_path), results)
   text = (tmp_path / 'table.md').read_text()
-  assert '## omniglot, imagenet, 5-way 1-shot' in text
+  assert '## letters, imagenet, 5-way 1-shot' in text
   assert '| SS[Θ;θ] per channel, HT |' in text and '+12.00 ± 0.00 (+12.00, +12.00)' in text
   assert '12,345' in text and '![accuracy against' in text
   assert {path.name for path in tmp_path.iterdir()} == {'table.md', 'classes.png', 'classes.svg'}
