@@ -55,7 +55,8 @@ def plot(cells: Sequence[Mapping[str, Any]]) -> Figure:
             np.multiply, 1000 / per_step)))
     above.set_xlabel('images seen, thousands')
     axes.set_xlabel('outer steps')
-    axes.set_title(f'{of_panel[0]["facts"][0]["data"]}, {os.path.basename(source)}, {shot}-shot', fontsize='medium')
+    target = of_panel[0]['facts'][0]['data']
+    axes.set_title(f'{target}, {os.path.basename(source)}, {shot}-shot', fontsize='medium')
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
   figure.axes[0].set_ylabel('accuracy on validation classes, %')

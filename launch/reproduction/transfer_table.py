@@ -159,7 +159,8 @@ def plot(cells: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xscale('log', base=2)
     axes.xaxis.set_major_formatter('{x:.0f}')
     axes.set_xlabel('base classes of meta-training')
-    axes.set_title(f'{of_panel[0]["facts"][0]["data"]}, {os.path.basename(source)}, {shot}-shot', fontsize='medium')
+    target = of_panel[0]['facts'][0]['data']
+    axes.set_title(f'{target}, {os.path.basename(source)}, {shot}-shot', fontsize='medium')
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
   figure.axes[0].set_ylabel('accuracy on test classes, %')

@@ -137,7 +137,7 @@ def test_a_whole_table_from_a_run_and_from_scratch_resumes(tmp_path):
   assert (tmp_path / 'curves.png').stat().st_size > 1000
   text = (tmp_path / 'table.md').read_text()
   assert '](curves.png)' in text
-  assert 'glyphs, 4CONV pre-trained on it, 5-way 1-shot' in text
+  assert f'{dataset(16).name}, 4CONV pre-trained on it, 5-way 1-shot' in text
   assert json.loads(json.dumps(results)) == run()
 
 
