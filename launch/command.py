@@ -9,7 +9,7 @@ from typing import NamedTuple
 from absl import flags
 from absl.flags import FlagValues
 
-from mtl_jax.runs import xla
+from mtl_jax.runs import preemption, xla
 
 from . import terminal
 from .flags import declared, presets
@@ -55,9 +55,9 @@ def start(command: Command, arguments: Sequence[str] | None = None,
     return
   values = parse_or_stop(command, arguments)
   terminal.prepare()
-  if 'compile_cache' in values:  # else nothing is computed
-    xla.prepare(values.compile_cache, values.compile_cache_mb)
-  with terminal.errors_in_one_line():
+  with terminal.lasting_output(), preemption.watched(), terminal.errors_in_one_line():
+    if 'compile_cache' in values:  # else nothing is computed
+      xla.prepare(values.compile_cache, values.compile_cache_mb)
     command.run(values)
 
 

@@ -58,6 +58,8 @@ def _initialize(values: FlagValues) -> bool:
   _check_together(values, missing)
   if not values.distributed and values.process_id > 0:
     wait_for_first(values.coordinator)
+  # JAX's own handler of SIGTERM would hear it in our place (`runs.preemption`).
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
         values.coordinator, values.num_processes, values.process_id,

@@ -80,6 +80,18 @@ def tree_on_first(work: Callable[[], Tree], like: Tree) -> Tree:
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
+def greatest(number: int) -> int:
+  """Returns the greatest of the numbers that the processes have; all of them call it.
+
+  Args:
+    number: of this process, in 32 bits.
+  """
+  if jax.process_count() == 1:
+    return number
+  from jax.experimental import multihost_utils
+  return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+
+
 def in_turn(work: Callable[[], T]) -> T:
   """Runs `work` on process 0, then on all others: where it fills a cache, they find it full.
 

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import jax
@@ -158,8 +158,25 @@ def write_file(workdir: str | os.PathLike, name: str, content: bytes) -> None:
     raise OSError(f'could not write {path}: {error.strerror}') from error
 
 
+class Held(NamedTuple):
+  """A work directory that this process works on."""
+  path: str
+  identity: tuple[int, int]  # device and inode of the directory
+
+  def check(self) -> None:
+    """Sees to it that the directory is still there.
+
+    Raises:
+      OSError: it was moved, removed or replaced: what is written would be a part of nothing.
+    """
+    if _identity(self.path) != self.identity:
+      raise OSError(f'work directory {self.path} was moved, removed or replaced while the run went '
+                    'on; put it back and start the same command again to resume, or choose another '
+                    '--workdir')
+
+
 @contextlib.contextmanager
-def in_use(workdir: str | os.PathLike) -> Iterator[None]:
+def in_use(workdir: str | os.PathLike) -> Iterator[Held]:
   """Keeps every other process out of a run while this one works on it.
 
   The lock is the operating system's, so that of a killed process is gone.
@@ -170,16 +187,25 @@ def in_use(workdir: str | os.PathLike) -> Iterator[None]:
   Raises:
     OSError: another process works on it.
   """
-  lock = filelock.FileLock(os.path.join(os.fspath(workdir), '.lock'))
+  workdir = os.fspath(workdir)
+  lock = filelock.FileLock(os.path.join(workdir, '.lock'))
   try:
     lock.acquire(timeout=0)
   except filelock.Timeout as error:
     raise OSError(f'work directory {workdir} is in use by another process: wait for its end, or '
                   'choose another --workdir') from error
   try:
-    yield
+    yield Held(workdir, _identity(workdir) or (0, 0))
   finally:
     lock.release()
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+  try:
+    found = os.stat(folder)
+  except OSError:
+    return None
+  return found.st_dev, found.st_ino
 
 
 def describe_machine() -> dict[str, Any]:
