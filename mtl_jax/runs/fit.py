@@ -108,7 +108,7 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
     hosts.on_first(checkpoints.wait)
     step, best = _best(checkpoints, state, workdir)
     last_step, score = hosts.on_first(lambda: (checkpoints.steps()[-1], checkpoints.score(step)))
-    return Fitted(best, step, last_step, score, first_step, time.monotonic() - began)
+    return Fitted(best, step, last_step, Score(*score), first_step, time.monotonic() - began)
 
 
 def _log_found(phase: str, workdir: str | os.PathLike, step: int, num_steps: int) -> None:

@@ -1,9 +1,9 @@
-"""Being told to stop: SIGTERM and its like save where a training stands, and end it in seconds.
+"""Being told to stop: SIGTERM and its like save where a training stands, and end it soon.
 
-Clusters end runs by a signal and some seconds of grace. `watched` makes a process listen. A training
-looks between its calls (`agreed`), saves and raises `Stopped`; whatever else goes on is left at
-once, as nothing would be lost. What neither looks nor can be left, such as a compiler, is ended
-from a thread of its own.
+Clusters end runs by a signal and some seconds of grace. `watched` makes a process listen. A
+training looks between its calls (`agreed`), saves and raises `Stopped`; whatever else goes on is
+left at once, as nothing would be lost. What neither looks nor can be left, such as a compiler, is
+ended from a thread of its own.
 """
 import contextlib
 import os

@@ -10,26 +10,30 @@ import io
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import filelock
 import jax
 import numpy as np
 
-from mtl_jax.runs import differences, orbax_io
+from mtl_jax.runs import checked_json, differences, orbax_io
 
 _SETTINGS, _RESULTS = 'settings.json', 'results.json'
 _UNFINISHED = '.tmp'  # ending of a file until it is whole
 _DATA = 'data'  # in settings: where images came from, which decides nothing beside their checksum
 
 
-def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
+def claim(workdir: str | os.PathLike, settings: dict[str, Any],
+          extends: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda there, here: False
+          ) -> None:
   """Makes `workdir` the directory of the run with these settings, or confirms that it is.
 
   Args:
     workdir: directory of the run; made, with its parents, where it is missing.
     settings: all that decides the outcome of the run, and `data`; values that JSON can hold.
+    extends: (settings there, settings here) -> whether the run there may go on by those here, where
+      they differ; its results are removed then, as it is no longer finished.
 
   Raises:
     ValueError: the directory belongs to a run with other settings, holds other files, is a file, or
@@ -49,9 +53,15 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
                   'choose another --workdir') from error
   if _SETTINGS in present:
     # A round trip through JSON, as tuples come back as lists.
-    _refuse_other_settings(workdir, read_settings(workdir), json.loads(json.dumps(settings)))
+    there, here = read_settings(workdir), json.loads(json.dumps(settings))
     if not os.access(workdir, os.W_OK):
       raise OSError(f'work directory {workdir} is not writable: choose another --workdir')
+    if extends(there, here):
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(workdir, _RESULTS))  # first: killed in between, it may be extended
+      write_json(workdir, _SETTINGS, settings)
+    else:
+      _refuse_other_settings(workdir, there, here)
   elif set(present) - {_SETTINGS + _UNFINISHED}:  # which a killed process may have left
     raise ValueError(f'work directory {workdir} holds files but no {_SETTINGS}, so it is not that '
                      'of a run; choose an empty or new --workdir')
@@ -147,7 +157,9 @@ def write_file(workdir: str | os.PathLike, name: str, content: bytes) -> None:
   path = os.path.join(os.fspath(workdir), name)
   unfinished = path + _UNFINISHED
   try:
-    with open(unfinished, 'wb') as file:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(unfinished)  # of a killed process; or a link that somebody put there
+    with open(unfinished, 'xb') as file:  # never through a link
       file.write(content)
       file.flush()
       os.fsync(file.fileno())  # else the rename may reach the disk before the content
@@ -237,7 +249,7 @@ def _refuse_other_settings(workdir: str, there: dict[str, Any], here: dict[str, 
 
 
 def write_json(workdir: str | os.PathLike, name: str, content: dict[str, Any]) -> None:
-  """Writes an object as `<workdir>/<name>`, over an earlier one.
+  """Writes an object as `<workdir>/<name>`, with its checksum, over an earlier one.
 
   Args:
     workdir: directory of the run.
@@ -247,7 +259,7 @@ def write_json(workdir: str | os.PathLike, name: str, content: dict[str, Any]) -
   Raises:
     OSError: the file cannot be written; an earlier one stays.
   """
-  write_file(workdir, name, (json.dumps(content, indent=2) + '\n').encode())
+  write_file(workdir, name, checked_json.dump(content))
 
 
 def read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any] | None:
@@ -263,16 +275,9 @@ def read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any] | None:
   """
   path = os.path.join(os.fspath(workdir), name)
   try:
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
+    with open(path, 'rb') as file:
+      return checked_json.load(file.read(), path)
   except (FileNotFoundError, NotADirectoryError):
     return None
   except OSError as error:
     raise OSError(f'could not read {path}: {error.strerror}') from error
-  except (ValueError, RecursionError) as error:  # RecursionError: thousands of open brackets
-    raise ValueError(f'{path} is damaged: expected a JSON object ({error}); remove or restore '
-                     'it') from error
-  if not isinstance(content, dict):
-    raise ValueError(f'{path} is damaged: expected a JSON object, found {type(content).__name__}; '
-                     'remove or restore it')
-  return content

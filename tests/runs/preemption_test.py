@@ -1,4 +1,4 @@
-"""Signals that tell a run to stop: it saves where it stands, ends in seconds, and resumes bitwise."""
+"""Signals that tell a run to stop: it saves where it stands, ends soon, and resumes bitwise."""
 import itertools
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""A toy training that sends itself signals: `python -m tests.runs.told_to_stop WORKDIR MOMENT NAME...`.
+"""A toy training that sends itself signals.
+
+  python -m tests.runs.told_to_stop WORKDIR MOMENT NAME...
 
 MOMENT is 'call', 'validation' (which then takes for ever) or 'compiling' (likewise, within C).
 """
