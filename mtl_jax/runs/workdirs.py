@@ -17,7 +17,8 @@ import filelock
 import jax
 import numpy as np
 
-from mtl_jax.runs import checked_json, differences, orbax_io
+from mtl_jax.runs import differences, orbax_io
+from mtl_jax.untrusted import checked_json
 
 _SETTINGS, _RESULTS = 'settings.json', 'results.json'
 _UNFINISHED = '.tmp'  # ending of a file until it is whole

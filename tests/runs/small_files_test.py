@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from mtl_jax.runs import checked_json, messages, metrics, records, workdirs
+from mtl_jax.runs import messages, metrics, records, workdirs
+from mtl_jax.untrusted import checked_json
 from tests import tiny_runs
 from tests.runs import kill_resume
 
