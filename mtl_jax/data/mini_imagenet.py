@@ -21,7 +21,7 @@ import numpy as np
 
 from mtl_jax import types
 from mtl_jax.data import cache, image_files, imagenet, imagenet_classes, pools
-from mtl_jax.untrusted import numpy_pickles
+from mtl_jax.untrusted import numpy_pickles, regular
 
 COLUMNS = ['filename', 'label']
 CACHE = 'mini-imagenet-cache-{}.pkl'
@@ -77,6 +77,7 @@ def _check_listed(root: pathlib.Path, classes: dict[str, dict[str, list[str]]],
 
 def _read_csv(path: pathlib.Path) -> dict[str, list[str]]:
   """Reads the names of the files of each class."""
+  regular.check(path)
   classes: dict[str, list[str]] = {}
   try:
     # Spreadsheets put a byte order mark in front, which this encoding drops.

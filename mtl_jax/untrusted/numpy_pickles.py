@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl_jax.untrusted import unpickler
+from mtl_jax.untrusted import regular, unpickler
 from mtl_jax.untrusted.unpickler import Refused, StandIn
 
 
@@ -35,6 +35,7 @@ def load(path: pathlib.Path, start: int = 0, boxed: bool = False) -> Any:
   Raises:
     ValueError: it names anything else (named, and not run), or is cut off or damaged.
   """
+  regular.check(path)
   with (path.open('rb') as file,
         unpickler.refusals(path, 'pickle', 'pickle of arrays, dicts, lists, strings and numbers')):
     mapped = unpickler.Mapped(file.fileno(), 0, access=mmap.ACCESS_READ)
