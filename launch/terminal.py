@@ -17,6 +17,7 @@ from absl import flags, logging
 
 from mtl_jax.runs import preemption
 
+DEBUG = '--debug'  # on any command line: stack traces too
 _FIRST_ENDS_LATER = 0.5  # seconds
 _MOST_CHARACTERS = 200  # of an error of JAX, which may go on for pages
 # Words of the errors that follow where another process has gone.
@@ -42,10 +43,15 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
-  """Ends the process with one line where an error is the user's or the machine's, not a bug."""
+def errors_in_one_line(debug: bool = False) -> Iterator[None]:
+  """Ends the process with one line on any error: what is wrong, or where a bug is.
+
+  Args:
+    debug: whether to show the stack trace before it.
+  """
   try:
-    yield
+    with _shown_trace(debug):
+      yield
   except (ValueError, OSError, FloatingPointError) as error:
     stop(str(error) or type(error).__name__, 1)
   except preemption.Stopped as stopped:
@@ -61,11 +67,31 @@ def errors_in_one_line() -> Iterator[None]:
          '--microbatch or --image_size, or give --images=host', 1)
   except KeyboardInterrupt:
     stop(preemption.message(signal.SIGINT), 128 + signal.SIGINT)
+  except Exception as error:
+    stop(_unforeseen(error), 1)
+
+
+@contextlib.contextmanager
+def _shown_trace(wanted: bool) -> Iterator[None]:
+  """Prints the stack trace of an error that passes, if that is wanted."""
+  try:
+    yield
   except Exception:
-    if jax.distributed.is_initialized():
+    if wanted:
       traceback.print_exc()
-      _end(1)
     raise
+
+
+def _unforeseen(error: Exception) -> str:
+  """Says of an error that nobody has foreseen what it is, where, and what to do."""
+  text = ' '.join(str(error).split())[:_MOST_CHARACTERS]
+  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if os.path.abspath(frame.filename).startswith(root + os.sep)]
+  place = ''.join(f' at {os.path.relpath(frame.filename, root)}:{frame.lineno}'
+                  for frame in own[-1:])
+  return (f'{type(error).__name__}{place}: {text or "no message"}; nobody has foreseen this: '
+          f'please report it with what the same command prints with {DEBUG}')
 
 
 def stop(message: str, status: int) -> NoReturn:

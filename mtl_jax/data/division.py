@@ -227,12 +227,16 @@ def read_file(path: str | os.PathLike) -> dict[str, list[str]]:
   if not isinstance(content, dict) or not all(_is_names(content.get(s)) for s in pools.SPLITS):
     raise ValueError(f'split_file {path}: expected {{"train": [classes], "val": [...], '
                      '"test": [...]}')
+  for split in pools.SPLITS:
+    for name in content[split]:
+      if not _is_name(name):
+        raise ValueError(f'split_file {path}: expected names of classes, got {split} class '
+                         f'{name[:100]!r}')
   return {split: content[split] for split in pools.SPLITS}
 
 
 def _is_names(listed: object) -> bool:
-  return isinstance(listed, list) and all(isinstance(name, str) and _is_name(name)
-                                          for name in listed)
+  return isinstance(listed, list) and all(isinstance(name, str) for name in listed)
 
 
 def _is_name(name: str) -> bool:

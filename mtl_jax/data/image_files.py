@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from mtl_jax.data import cache, decoding_room, image_formats, pools
 from mtl_jax.untrusted import regular
 
+_CALLED = {'val': ('val', 'validation', 'valid')}  # in the repositories of the field
 _LEAST_DRAFT = 2  # times the final size: what is left to resize hides how it was decoded
 SKIP_HINT = 'replace it, or pass --skip_broken_images to leave such images out'
 
@@ -24,6 +25,19 @@ class ClassFiles(NamedTuple):
   fingerprint: str  # differs when a file was added, removed or replaced
 
 
+def place(root: pathlib.Path, file: str, split: str) -> pathlib.Path:
+  """Returns where the file or folder of a split lies, by whatever name of that split is there.
+
+  Args:
+    root: folder of the data set.
+    file: its name, with {} for that of the split.
+    split: one of `pools.SPLITS`.
+  """
+  names = _CALLED.get(split, (split,))
+  found = (root / file.format(name) for name in names if (root / file.format(name)).exists())
+  return next(found, root / file.format(split))
+
+
 def split_folders(tree: pathlib.Path) -> dict[str, list[pathlib.Path]]:
   """Lists the class folders in `tree/{train,val,test}`, sorted by name.
 
@@ -31,16 +45,17 @@ def split_folders(tree: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     tree: folder of the data set.
 
   Returns:
-    Split -> paths.
+    Split -> paths; val may be called validation too.
 
   Raises:
     ValueError: train, val or test is missing (named).
   """
-  missing = [split for split in pools.SPLITS if not (tree / split).is_dir()]
+  places = {split: place(tree, '{}', split) for split in pools.SPLITS}
+  missing = [split for split in pools.SPLITS if not places[split].is_dir()]
   if missing:
     raise ValueError(f'data_dir {tree}: expected the folders train, val and test (or a '
                      f"split_file), missing {', '.join(missing)}")
-  return {split: sorted(path for path in (tree / split).iterdir()
+  return {split: sorted(path for path in places[split].iterdir()
                         if path.is_dir() and not path.name.startswith('.'))
           for split in pools.SPLITS}
 
