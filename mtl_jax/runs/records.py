@@ -130,9 +130,9 @@ def _extends(there: dict[str, Any], here: dict[str, Any]) -> bool:
   more = there['config']['steps'] < here['config']['steps']
   if more and here['command'] == 'pretrain':
     raise ValueError(
-        f'the pre-training there is of {there["config"]["steps"]} steps, along which its learning '
-        f'rate has fallen to zero: it cannot go on to {here["config"]["steps"]}; choose another '
-        '--workdir')
+        f'the work directory belongs to a run with other settings: {differences.summarize(found)}; '
+        'a pre-training cannot go on, as its learning rate falls to zero along its steps; choose '
+        'another --workdir')
   return more and here['command'] == 'meta_train'
 
 
