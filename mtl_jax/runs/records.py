@@ -130,7 +130,8 @@ def _extends(there: dict[str, Any], here: dict[str, Any]) -> bool:
   more = there['config']['steps'] < here['config']['steps']
   if more and here['command'] == 'pretrain':
     raise ValueError(
-        f'the work directory belongs to a run with other settings: {differences.summarize(found)}; '
+        'the work directory belongs to a run with other settings: '
+        f'{differences.summarize(found)}; '
         'a pre-training cannot go on, as its learning rate falls to zero along its steps; choose '
         'another --workdir')
   return more and here['command'] == 'meta_train'
