@@ -136,7 +136,7 @@ def test_more_steps_of_a_meta_training_go_on(tmp_path):
 def test_more_steps_of_a_pretraining_do_not(tmp_path):
   workdir = str(tmp_path / 'run')
   records.claim(workdir, settings('pretrain', 8))
-  with pytest.raises(ValueError, match='config.steps: 8 there, 16 here; a pre-training cannot go on'):
+  with pytest.raises(ValueError, match='8 there, 16 here; a pre-training cannot go on'):
     records.claim(workdir, settings('pretrain', 16))
 
 
