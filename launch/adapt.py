@@ -28,7 +28,8 @@ PREDICT = Flag('predict', 'Photos to classify: a folder with all folders below i
 OUT = Flag('out', 'File for the predictions: .csv or .jsonl; standard output by default.', Path,
            shown='FILE')
 REJECT = Flag('reject', 'Answer "none of these" where a photo is less probable than all but this '
-              'share of left-out photos of the known classes, such as 0.05.', float)
+              'share of left-out photos of the known classes, such as 0.05.', float, least=0.0,
+              most=1.0)
 OVERWRITE = Flag('overwrite', 'Replace files that are there.', bool, False)
 FLAGS: Groups = {
     'data': (Flag('network', 'As the first argument: NETWORK.', str, 'imagenet', shown='NETWORK'),

@@ -36,7 +36,8 @@ FLAGS: Groups = {
                   ('full', 'smoke'), 'full'),
              Flag('image_sizes', 'Sides of the images of suite meta_step, pixels.', list,
                   ['32', '84', '224']),
-             Flag('tasks', 'Tasks of one meta-step, in suite meta_step.', int, 2, least=1),
+             Flag('tasks', 'Tasks of one meta-step, in suite meta_step.', int, 2, least=1,
+                  most=65_536),
              Flag('whole', 'Suite meta_test: run every task of every side, without --limit, '
                   'instead of samples that are scaled.', bool, False)),
     'data': (Flag('out', 'Folder for the results. Suites that are there already are left as they '
@@ -48,9 +49,11 @@ FLAGS: Groups = {
     'machine': (Flag('torch_python', 'A Python that can import torch; by default this one, if it '
                      'can. Without any, this library is measured alone.', Path),
                 Flag('pairs', 'Rounds in which every side has its turn; by default '
-                     f'{_FULL_PAIRS}, and {_SMOKE_PAIRS} with --size=smoke.', int, least=1),
+                     f'{_FULL_PAIRS}, and {_SMOKE_PAIRS} with --size=smoke.', int, least=1,
+                     most=1000),
                 Flag('limit', 'Seconds that a side may take to set up and compute its first '
-                     'result; one that takes longer is ended and shown so.', int, 300, least=1),
+                     'result; one that takes longer is ended and shown so.', int, 300, least=1,
+                     most=86_400),
                 *machine.COMPILE_CACHE),
 }
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from absl import flags
 from absl.flags import FlagValues
 
-from mtl_jax.runs import xla
+from mtl_jax.runs import preemption, xla
 
 from . import terminal
 from .flags import declared, presets
@@ -53,11 +53,14 @@ def start(command: Command, arguments: Sequence[str] | None = None,
     print(help_text(command.about, command.examples, command.flags,
                     program=called or program(), width=terminal_width()))
     return
-  values = parse_or_stop(command, arguments)
+  debug = terminal.DEBUG in arguments
+  arguments = [argument for argument in arguments if argument != terminal.DEBUG]
+  with terminal.errors_in_one_line(debug):
+    values = parse_or_stop(command, arguments)
   terminal.prepare()
-  if 'compile_cache' in values:  # else nothing is computed
-    xla.prepare(values.compile_cache, values.compile_cache_mb)
-  with terminal.errors_in_one_line():
+  with terminal.lasting_output(), preemption.watched(), terminal.errors_in_one_line(debug):
+    if 'compile_cache' in values:  # else nothing is computed
+      xla.prepare(values.compile_cache, values.compile_cache_mb)
     command.run(values)
 
 

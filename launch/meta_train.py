@@ -42,6 +42,7 @@ def run(values: FlagValues) -> None:
   """
   budget = task.time_budget(values)  # first, as its time runs already
   processes.join(values)
+  method.check(values)
   if values.width and not values.backbone:
     raise ValueError('--width goes with --backbone: give both, or neither')
   name = network.backbone_name(values)

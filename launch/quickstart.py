@@ -32,9 +32,11 @@ EXAMPLES = (
 FLAGS: Groups = {
     'task': (task.NUM_TASKS._replace(default=2000, help='Tasks of each meta-test.'), task.SEED),
     'data': (data_flags.WORKDIR,),
-    'method': (Flag('pretrain_steps', 'Optimizer steps of pre-training.', int, 600, least=1),
-               Flag('meta_steps', 'Outer steps of each meta-training.', int, 300, least=1),
-               Flag('width', 'Filters of the network (4CONV).', int, 64, least=1)),
+    'method': (Flag('pretrain_steps', 'Optimizer steps of pre-training.', int, 600, least=1,
+                    most=1_000_000_000),
+               Flag('meta_steps', 'Outer steps of each meta-training.', int, 300, least=1,
+                    most=1_000_000_000),
+               Flag('width', 'Filters of the network (4CONV).', int, 64, least=1, most=2048)),
     'machine': machine.COMPILE_CACHE,
 }
 

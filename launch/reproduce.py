@@ -49,7 +49,7 @@ FLAGS: Groups = {
              Flag('shots', 'Support images per class (K), one table for each; by default as '
                   'published, but 1 for the curves and small ablations.', list),
              Flag('num_seeds', 'Seeds of each row, from --seed on, over one pre-training; by '
-                  'default 1, or as the budget of transfer has it.', int, least=1),
+                  'default 1, or as the budget of transfer has it.', int, least=1, most=1000),
              task.SEED,
              task.NUM_TASKS._replace(default=None, help='Tasks of each meta-test; by default as '
                                      'the budget has it.')),
@@ -66,9 +66,9 @@ FLAGS: Groups = {
                     tuple(budgets.BUDGETS), required=True),
                network.WIDTH,
                Flag('pretrain_steps', 'Optimizer steps of pre-training; by default as the budget '
-                    'has it.', int, least=1),
+                    'has it.', int, least=1, most=1_000_000_000),
                Flag('meta_steps', 'Outer steps of each meta-training; by default as the budget has '
-                    'it.', int, least=1)),
+                    'it.', int, least=1, most=1_000_000_000)),
     'machine': (machine.IMAGES, *machine.COMPILE_CACHE),
 }
 # Flags of the transfer table -> the fields of its budget.

@@ -4,17 +4,22 @@ import faulthandler
 import logging as python_logging
 import os
 import re
+import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import flags, logging
 
+from mtl_jax.runs import preemption
+
+DEBUG = '--debug'  # on any command line: stack traces too
+_FIRST_ENDS_LATER = 0.5  # seconds
 _MOST_CHARACTERS = 200  # of an error of JAX, which may go on for pages
-_AFTER_INTERRUPT = 130  # the exit status of a process that SIGINT has ended, by the shells' custom
 # Words of the errors that follow where another process has gone.
 _LOST = re.compile('gloo|nccl|coordination|connection|socket|'
                    'UNAVAILABLE|ABORTED|CANCELLED|DEADLINE', re.IGNORECASE)
@@ -38,26 +43,55 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
-  """Ends the process with one line where an error is the user's or the machine's, not a bug."""
+def errors_in_one_line(debug: bool = False) -> Iterator[None]:
+  """Ends the process with one line on any error: what is wrong, or where a bug is.
+
+  Args:
+    debug: whether to show the stack trace before it.
+  """
   try:
-    yield
+    with _shown_trace(debug):
+      yield
   except (ValueError, OSError, FloatingPointError) as error:
     stop(str(error) or type(error).__name__, 1)
+  except preemption.Stopped as stopped:
+    stop(str(stopped), stopped.status)
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
     text = ' '.join(str(error).split())[:_MOST_CHARACTERS]
     if _lost_another(error):
+      if (number := preemption.told()) is not None:  # so has that one
+        stop(preemption.message(number), 128 + number)
       stop(f'lost another process of this run ({text}); start the same command again in all '
            'processes to resume', 1)
     stop(f'{text or "out of memory"}; if memory ran out, choose a smaller --batch_size, '
          '--microbatch or --image_size, or give --images=host', 1)
   except KeyboardInterrupt:
-    stop('interrupted; start the same command again to resume', _AFTER_INTERRUPT)
+    stop(preemption.message(signal.SIGINT), 128 + signal.SIGINT)
+  except Exception as error:
+    stop(_unforeseen(error), 1)
+
+
+@contextlib.contextmanager
+def _shown_trace(wanted: bool) -> Iterator[None]:
+  """Prints the stack trace of an error that passes, if that is wanted."""
+  try:
+    yield
   except Exception:
-    if jax.distributed.is_initialized():
+    if wanted:
       traceback.print_exc()
-      _end(1)
     raise
+
+
+def _unforeseen(error: Exception) -> str:
+  """Says of an error that nobody has foreseen what it is, where, and what to do."""
+  text = ' '.join(str(error).split())[:_MOST_CHARACTERS]
+  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if os.path.abspath(frame.filename).startswith(root + os.sep)]
+  place = ''.join(f' at {os.path.relpath(frame.filename, root)}:{frame.lineno}'
+                  for frame in own[-1:])
+  return (f'{type(error).__name__}{place}: {text or "no message"}; nobody has foreseen this: '
+          f'please report it with what the same command prints with {DEBUG}')
 
 
 def stop(message: str, status: int) -> NoReturn:
@@ -72,8 +106,58 @@ def stop(message: str, status: int) -> NoReturn:
   _end(status)
 
 
+class _Lasting:
+  """A standard stream that falls silent where nobody reads it any more, as behind `| head`.
+
+  Args:
+    stream: standard output or standard error.
+  """
+
+  def __init__(self, stream: Any):
+    self._stream = stream
+
+  def write(self, text: str) -> int:
+    """Writes some text, if that can be written."""
+    with self._silent_from_an_error_on():
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    """Writes what was held back, if that can be written."""
+    with self._silent_from_an_error_on():
+      self._stream.flush()
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  @contextlib.contextmanager
+  def _silent_from_an_error_on(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError:
+      nowhere = os.open(os.devnull, os.O_WRONLY)
+      # In place of the file itself: Python writes what it holds back when the process ends.
+      os.dup2(nowhere, self._stream.fileno())
+      os.close(nowhere)
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+  """Lets work go on where its output cannot be written: its reader has ended, or a disk is full."""
+  before = sys.stdout, sys.stderr
+  sys.stdout, sys.stderr = map(_Lasting, before)
+  try:
+    yield
+  finally:
+    for stream in (sys.stdout, sys.stderr):
+      stream.flush()
+    sys.stdout, sys.stderr = before
+
+
 def _end(status: int) -> NoReturn:
   if jax.distributed.is_initialized():
+    if jax.process_index() == 0:
+      time.sleep(_FIRST_ENDS_LATER)  # JAX ends the others with a stack trace where it is gone first
     os._exit(status)  # an orderly exit would wait for the other processes, and they for this one
   sys.exit(status)
 

@@ -119,9 +119,14 @@ def normalize(images: Array, normalization: Normalization | None) -> jax.Array:
 
   Returns:
     float32 [B, H, W, C].
+
+  Raises:
+    ValueError: images that are not uint8, such as floats in [0, 1], which would be divided again.
   """
   if normalization is None:
     return jnp.asarray(images)
+  if images.dtype != jnp.uint8:
+    raise ValueError(f'expected uint8 images to normalise, got {images.dtype}')
   # Pixels x channels against channels: the axes in front are spelt out.
   mean, std = (jnp.asarray(moment, jnp.float32)[None, None, None] for moment in normalization)
   scale = 1 / (255 * std)

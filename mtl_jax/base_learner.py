@@ -10,6 +10,7 @@ import typing
 import jax
 import jax.numpy as jnp
 
+from mtl_jax import checks
 from mtl_jax.configs import GradientOrder
 from mtl_jax.types import AdaptResult, Array, BaseLearner
 
@@ -39,7 +40,13 @@ def logits(base_learner: BaseLearner, features: Array) -> jax.Array:
 
   Returns:
     Logits [n, N].
+
+  Raises:
+    ValueError: a bias of another shape, which would be broadcast.
   """
+  if base_learner.bias.shape != base_learner.kernel.shape[1:]:
+    raise ValueError(f'expected a bias of shape {base_learner.kernel.shape[1:]}, as the kernel '
+                     f'has, got {base_learner.bias.shape}')
   return _product(features, base_learner.kernel) + base_learner.bias[None]
 
 
@@ -51,9 +58,15 @@ def cross_entropy(scores: Array, labels: Array) -> jax.Array:
     labels: int [n], in [0, N).
 
   Returns:
-    A scalar, in nats.
+    A scalar, in nats; NaN where a traced label is out of range.
+
+  Raises:
+    ValueError: labels out of range, if they are known.
   """
+  checks.labels('labels', labels, scores.shape[-1])
   log_p = jax.nn.log_softmax(scores)
+  # From the end JAX would count a label below 0, and fills with NaN what is beyond the end.
+  labels = jnp.where(labels < 0, scores.shape[-1], labels)
   return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
 
@@ -88,7 +101,8 @@ def adapt(base_learner: BaseLearner, support_features: Array, support_labels: Ar
   Args:
     base_learner: θ, kernel [d, N] and bias [N].
     support_features: [n, d].
-    support_labels: int [n], in [0, N).
+    support_labels: int [n], in [0, N). Of traced ones out of range the losses are NaN, and the
+      image counts for no class.
     query_features: [m, d].
     inner_lr: α, a scalar or one per step [num_steps]; differentiable in 'second' order.
     num_steps: T, at least 1.
@@ -104,8 +118,9 @@ def adapt(base_learner: BaseLearner, support_features: Array, support_labels: Ar
     step [num_steps].
 
   Raises:
-    ValueError: shapes that do not fit, fewer than one step, an unknown gradient order, 'implicit'
-      without regularization.
+    ValueError: shapes that do not fit, fewer than one step, an unknown gradient order; of known
+      values, labels out of range, a rate or regularization that is negative or not finite, or
+      'implicit' without regularization. Traced ones are not looked at.
 
   References: Sun et al., CVPR 2019, section 4.2, equation 2; implicit: Rajeswaran et al.,
     NeurIPS 2019.
@@ -202,6 +217,7 @@ def rates_per_step(inner_lr: Array | float, num_steps: int, dtype: jax.typing.DT
   Raises:
     ValueError: another shape.
   """
+  checks.at_least('inner_lr', inner_lr, 0.0)
   rates = jnp.asarray(inner_lr, dtype)
   if rates.shape not in ((), (num_steps,)):
     raise ValueError(f'expected inner_lr to be a scalar or of shape ({num_steps},), got shape '
@@ -238,6 +254,7 @@ def _check_shapes(base_learner, support_features, support_labels, query_features
   if support_labels.shape != support_features.shape[:1]:
     raise ValueError(f'expected support_labels of shape {support_features.shape[:1]}, got '
                      f'{support_labels.shape}')
+  checks.labels('support_labels', support_labels, base_learner.kernel.shape[1])
 
 
 def _check_loop(num_steps, gradient_order, regularization):
@@ -246,7 +263,8 @@ def _check_loop(num_steps, gradient_order, regularization):
   if gradient_order not in typing.get_args(GradientOrder):
     raise ValueError(f"expected gradient_order 'first', 'second' or 'implicit', got "
                      f'{gradient_order!r}')
-  is_number = isinstance(regularization, (int, float))
-  if gradient_order == 'implicit' and is_number and regularization <= 0:
+  checks.at_least('regularization', regularization, 0.0)
+  known = checks.known(regularization)
+  if gradient_order == 'implicit' and known is not None and not (known > 0).all():
     raise ValueError(f'expected regularization above 0 for an implicit gradient, got '
                      f'{regularization}: without it the base-learner has no single minimum')

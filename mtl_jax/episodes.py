@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import hard_tasks
+from mtl_jax import checks, hard_tasks
 from mtl_jax.types import Array, Episode, EpisodeIndices, ImagePool, TaskKeys
 
 
@@ -72,8 +72,12 @@ def draw_images(key: Array, class_size: Array, num: int) -> jax.Array:
     num: how many to draw.
 
   Returns:
-    int32 [num], each in [0, class_size).
+    int32 [num], each in [0, class_size); beyond it where a traced size is below `num`.
+
+  Raises:
+    ValueError: a known size below `num`.
   """
+  checks.at_least('class_size', class_size, num)
   ranks = jax.random.randint(key, (num,), 0, class_size - jnp.arange(num))
 
   def draw_one(i, state):
@@ -123,8 +127,11 @@ def draw(key: Array, pool: ImagePool, *, way: int, shot: int, query: int,
     An EpisodeIndices.
 
   Raises:
-    ValueError: `way` exceeds the classes, or `class_ids` is not of shape [way].
+    ValueError: `way` exceeds the classes, or `class_ids` is not of shape [way]; of known values,
+      `class_ids` that repeat or that no class has, or too few images in a class. Of traced ones
+      such an episode would have images of the next class.
   """
+  _check_drawn(pool, shot + query, class_ids)
   class_key, image_key = jax.random.split(key)
   if class_ids is None:
     class_ids = draw_classes(class_key, pool.class_sizes.shape[0], way)
@@ -227,10 +234,39 @@ def sample(key: Array, pool: ImagePool, *, way: int, shot: int, query: int,
     An Episode of N*K support and N*Q query images, class after class.
 
   Raises:
-    ValueError: `way` exceeds the classes, or `class_ids` is not of shape [way].
+    ValueError: as `draw`; of known values, classes beyond the images of the pool.
   """
+  _check_drawn(pool, shot + query, class_ids)
+  _check_places(pool)
   pool = pool._replace(images=jnp.asarray(pool.images), normalization=None)
   return _sample(key, pool, class_ids, way=way, shot=shot, query=query)
+
+
+def _check_drawn(pool, per_class, class_ids):
+  """Refuses known sizes and classes that an episode cannot be drawn from."""
+  ids = None if class_ids is None else checks.known(class_ids)
+  sizes = checks.known(pool.class_sizes)
+  if ids is not None:
+    checks.labels('class_ids', ids, pool.class_sizes.shape[0])
+    if len(np.unique(ids)) < ids.size:
+      raise ValueError(f'expected distinct class_ids, got {ids.tolist()}')
+  if sizes is None or (class_ids is not None and ids is None):
+    return
+  smallest = (sizes if ids is None else sizes[ids]).min(initial=np.iinfo(np.int32).max)
+  if per_class > smallest:
+    raise ValueError(f'expected shot + query of at most {smallest}, the images of the smallest '
+                     f'class, got {per_class}')
+
+
+def _check_places(pool):
+  """Refuses known classes that do not lie one after the other among the images."""
+  offsets, sizes = checks.known(pool.class_offsets), checks.known(pool.class_sizes)
+  if offsets is None or sizes is None:
+    return
+  ends = np.cumsum(sizes)
+  if offsets.shape != sizes.shape or (offsets != ends - sizes).any() or ends[-1] > len(pool.images):
+    raise ValueError(f'expected class_offsets and class_sizes that divide {len(pool.images)} '
+                     'images one class after the other')
 
 
 @functools.partial(jax.jit, static_argnames=('way', 'shot', 'query'))

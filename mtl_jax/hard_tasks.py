@@ -6,6 +6,7 @@ has a fixed shape and is emptied by zeros. All functions are for one episode.
 import jax
 import jax.numpy as jnp
 
+from mtl_jax import checks
 from mtl_jax.types import Array
 
 # The logarithm of the weight of a class that has not failed. It stands below every Gumbel draw of
@@ -29,6 +30,7 @@ def failure_class(query_logits: Array, query_labels: Array, class_ids: Array) ->
   References: Sun et al., CVPR 2019, section 4.3; TPAMI version, algorithm 1.
   """
   way = class_ids.shape[0]
+  checks.labels('query_labels', query_labels, way)
   correct = (jnp.argmax(query_logits, axis=1) == query_labels).astype(jnp.float32)
   of_class = jax.nn.one_hot(query_labels, way)
   accuracy = correct @ of_class / jnp.maximum(jnp.sum(of_class, axis=0), 1)

@@ -147,6 +147,10 @@ def _scale_shape(kernel, axes, per):
 
 
 def _modulate_layer(layer, leaf, axes):
+  unknown = sorted(set(leaf) - {'scale', 'shift', 'gain'})
+  if unknown or {'scale', 'gain'} <= set(leaf):
+    raise ValueError('expected a scale or a gain, and perhaps a shift, of a layer, got '
+                     f'{", ".join(sorted(leaf))}')
   _check_shift(layer, leaf, axes)
   kernel = layer['kernel']
   if 'gain' in leaf:

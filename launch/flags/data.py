@@ -33,7 +33,7 @@ _PLACE: Flags = (
 )
 _OWN: Flags = (
     Flag('split_seed', 'With --split: decides which classes go where; by default 0, whatever '
-         '--seed is.', int, least=0),
+         '--seed is.', int, least=0, most=2**32 - 1),
     Flag('split_file', 'For images of your own: JSON file with the classes of each split.', Path,
          shown='FILE'),
     Flag('name', 'For images of your own: what the run and its results call them; by default '
@@ -45,7 +45,7 @@ _OWN: Flags = (
     Flag('skip_broken_images', 'Leave out images that cannot be read, instead of stopping '
          '(images of your own, mini_imagenet, tiered_imagenet).', bool, False),
     Flag('center_crop', 'Side of the middle that is kept, in pixels; by default all of it.', int,
-         least=16),
+         least=16, most=4096),
 )
 SOURCE: Flags = (*_PLACE, SPLIT, *_OWN)
 SOURCE_OF_TEST: Flags = (*_PLACE, *_OWN)  # its --split says more, see `task.TESTING`
@@ -70,7 +70,7 @@ def augmentation(config: type) -> Flags:
   Args:
     config: PretrainConfig or MetaTrainConfig, whose fields they set.
   """
-  return (of_field(config, 'crop_padding', _CROP_PADDING, default=None, least=0),
+  return (of_field(config, 'crop_padding', _CROP_PADDING, default=None, least=0, most=640),
           of_field(config, 'flip', _FLIP, default=None))
 
 

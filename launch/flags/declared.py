@@ -4,13 +4,14 @@ A module that declares flags may be imported anywhere, beside any other: absl's 
 never touched. Each command parses its command line into `FlagValues` of its own.
 """
 import dataclasses
-import os
 import pathlib
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from absl import flags
+
+from . import flag_files, parsers
 
 T = TypeVar('T')
 
@@ -24,7 +25,7 @@ class Flag(NamedTuple):
     kind: bool, int, float, str, list (of strings) or pathlib.Path; or the values to choose from.
     default: its value where it is not given.
     least: bound of a number.
-    most: bound of a number.
+    most: bound of a number; of whole numbers 2^31 - 1 where there is none.
     required: whether the command refuses to start without it.
     shown: what stands for the value in --help; by default as the kind has it.
     config: the dataclass that it is a setting of, if any.
@@ -98,17 +99,24 @@ def parse(groups: Groups, arguments: Sequence[str], *, require: bool = True) -> 
     The values, as attributes; `values[name].present` says whether a flag was given.
 
   Raises:
-    flags.Error: an unknown flag, a value that it may not have, or a required flag that is missing.
-    ValueError: an argument that is no flag.
+    flags.Error: an unknown flag, or a value that it may not have.
+    ValueError: a required flag is missing, or an argument is no flag.
   """
   values = flags.FlagValues()
   for flag in flatten(groups):
     _define(flag, values)
-    if flag.required and require:
-      flags.mark_flag_as_required(flag.name, values)
-  _, *rest = values(['', *arguments])  # absl takes the first one for the program's name
+  expanded = flag_files.expand(arguments)
+  try:
+    _, *rest = values(['', *expanded])  # absl takes the first one for the program's name
+  except (flags.UnrecognizedFlagError, parsers.Refused):
+    raise
+  except (flags.Error, ValueError) as error:
+    raise parsers.Refused(parsers.reworded(error)) from error
   if rest:
     raise ValueError(f'expected flags only, got {rest[0]!r}')
+  for flag in flatten(groups):
+    if require and flag.required and values[flag.name].value is None:
+      raise ValueError(f'expected --{flag.name}, which is required, got none')
   return values
 
 
@@ -133,30 +141,29 @@ def value_of(values: flags.FlagValues, flag: Flag) -> Any:
 
 
 def _define(flag: Flag, values: flags.FlagValues) -> None:
-  name, default, help, kind = flag.name, flag.default, flag.help, flag.kind
-  least: Any = flag.least  # of an int flag an int, of a float flag a float
-  most: Any = flag.most
-  # Each call names `values`: without it absl would define a flag of the whole process.
-  if isinstance(kind, tuple):
-    flags.DEFINE_enum(name, default, list(kind), help, flag_values=values)
-  elif kind is bool:
-    flags.DEFINE_bool(name, default, help, flag_values=values)
-  elif kind is int:
-    flags.DEFINE_integer(name, default, help, least, most, values)
-  elif kind is float:
-    flags.DEFINE_float(name, default, help, least, most, values)
-  elif kind is list:
-    flags.DEFINE_list(name, default, help, flag_values=values)
-  elif kind is pathlib.Path:
-    flags.DEFINE(_PathParser(), name, default, help, flag_values=values)
-  elif kind is str:
-    flags.DEFINE_string(name, default, help, flag_values=values)
+  name, help, kind = flag.name, flag.help, flag.kind
+  if kind is bool:
+    # Each call names `values`: without it absl would define a flag of the whole process.
+    flags.DEFINE_bool(name, flag.default, help, flag_values=values)
   else:
-    raise TypeError(f'expected a kind of flag for --{name}, got {kind!r}')
+    serializer = flags.ArgumentSerializer()
+    flags.DEFINE(_parser(flag), name, flag.default, help, values, serializer)
 
 
-class _PathParser(flags.ArgumentParser):
-  """Paths as strings, a leading ~ expanded: a shell leaves it alone in --workdir=~/runs."""
-
-  def parse(self, argument: str) -> str:
-    return os.path.expanduser(argument)
+def _parser(flag: Flag) -> flags.ArgumentParser:
+  """Returns what reads the value of a flag."""
+  name, kind = flag.name, flag.kind
+  if isinstance(kind, tuple):
+    return parsers.ChoiceParser(name, kind)
+  if kind is int:
+    most = parsers.MOST_INT if flag.most is None else flag.most
+    return parsers.IntParser(name, -parsers.MOST_INT if flag.least is None else flag.least, most)
+  if kind is float:
+    return parsers.FloatParser(name, flag.least, flag.most)
+  if kind is list:
+    return parsers.ListParser(name)
+  if kind is pathlib.Path:
+    return parsers.PathParser(name, folder=flag.shown == 'DIR')
+  if kind is str:
+    return parsers.TextParser(name)
+  raise TypeError(f'expected a kind of flag for --{name}, got {kind!r}')

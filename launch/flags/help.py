@@ -18,8 +18,8 @@ _VALUES = {int: 'N', float: 'X', str: 'NAME', list: 'A,B', pathlib.Path: 'PATH'}
 _LEAST_WIDTH, _MOST_WIDTH = 60, 120
 _NO_BREAK = '\N{NO-BREAK SPACE}'  # textwrap breaks no line there
 _COLUMN = 26  # where the explanations begin; a longer flag has a line of its own
-_CLOSING = ('--flagfile=FILE reads flags from a file, one a line; --help shows this. Of a flag '
-            'given twice the last counts.')
+_CLOSING = ('--flagfile=FILE reads flags from a file, one a line; --help shows this; --debug '
+            'shows where an error comes from. Of a flag given twice the last counts.')
 
 
 def terminal_width() -> int:

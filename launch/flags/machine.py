@@ -14,7 +14,8 @@ from .declared import Flag, Flags, of_field, value_of
 COMPILE_CACHE: Flags = (
     Flag('compile_cache', 'Keep compiled programs on disk: the next start is quick.', bool,
          True),
-    Flag('compile_cache_mb', 'Bound of that cache, in megabytes.', int, 1024, least=1),
+    Flag('compile_cache_mb', 'Bound of that cache, in megabytes.', int, 1024, least=1,
+         most=1 << 24),
 )
 
 DEVICES = Flag('devices', 'Devices that share each step; by default one, or those of all '
@@ -29,7 +30,7 @@ BATCHING = Flag('batching', 'How --inner=last_block or all computes tasks: one b
                 'convolutions, by products of patches; auto measures it in a long run.',
                 ('auto', *get_args(configs.Batching)), 'auto')
 MICROBATCH = of_field(configs.MetaTrainConfig, 'microbatch', 'Tasks in memory at a time, at most, '
-                      'on each device; 0: one on a CPU, all on others.', least=0)
+                      'on each device; 0: one on a CPU, all on others.', least=0, most=65_536)
 
 
 def machine(values: FlagValues) -> runs.Machine:

@@ -18,7 +18,8 @@ BATCH_STATS = of_field(InnerLoop, 'batch_stats_mode', 'Batch norm by running sta
 INNER: Flags = (
     ADAPTS,
     INNER_LR,
-    of_field(InnerLoop, 'steps', 'Inner steps in meta-training.', name='inner_steps', least=1),
+    of_field(InnerLoop, 'steps', 'Inner steps in meta-training.', name='inner_steps', least=1,
+             most=100_000),
     of_field(InnerLoop, 'gradient_order', 'How the outer gradient goes through the loop: in '
              'full, not at all, or as at a minimum (with --regularization).'),
     of_field(InnerLoop, 'regularization', 'Pull of the inner loop towards its start (λ).',
@@ -48,22 +49,40 @@ LEARN: Flags = (
 # Networks whose kernels are mostly 1x1 or dense, where a scale per slice is one per weight.
 PER_CHANNEL = frozenset(name for kind in public_names.FORMATS.values() for name in kind.networks)
 
+MOST_STEPS = 1_000_000_000  # whole calls of them are counted in 32 bits
 HARD_TASKS = Flag('hard_tasks', 'Compose hard tasks of the classes that failed (HT meta-batch).',
                   bool, True)
 OUTER: Flags = (
     of_field(MetaTrainConfig, 'steps', 'Outer steps, rounded up to whole cycles of ordinary and '
-             'hard tasks.', least=1),
-    of_field(MetaTrainConfig, 'meta_batch', 'Tasks per outer step.', least=1),
+             'hard tasks.', least=1, most=MOST_STEPS),
+    of_field(MetaTrainConfig, 'meta_batch', 'Tasks per outer step.', least=1, most=65_536),
     HARD_TASKS,
-    of_field(MetaTrainConfig, 'num_ordinary_tasks', 'Ordinary tasks of a cycle (K).', least=1),
-    of_field(MetaTrainConfig, 'num_hard_tasks', "Hard tasks of a cycle (K').", least=1),
+    of_field(MetaTrainConfig, 'num_ordinary_tasks', 'Ordinary tasks of a cycle (K).', least=1,
+             most=1_000_000),
+    of_field(MetaTrainConfig, 'num_hard_tasks', "Hard tasks of a cycle (K').", least=1,
+             most=1_000_000),
     of_field(MetaTrainConfig, 'failure_weights', 'Classes of hard tasks: in proportion to how '
              'often each failed, or all that failed alike.'),
     of_field(MetaTrainConfig, 'outer_lr', 'First learning rate of Adam.', least=0.0),
     of_field(MetaTrainConfig, 'outer_lr_halving', 'Outer steps after which that rate is '
              'halved.', least=1),
-    of_field(MetaTrainConfig, 'outer_lr_floor', 'That rate never falls below this.', least=0.0),
+    of_field(MetaTrainConfig, 'outer_lr_floor', 'That rate never falls below this; at most '
+             '--outer_lr.', least=0.0),
 )
+
+
+def check(values: FlagValues) -> None:
+  """Refuses flags of the outer loop that do not go together, before images are read.
+
+  Args:
+    values: parsed flags of meta-training.
+
+  Raises:
+    ValueError: a floor above the rate, which would never be reached.
+  """
+  if values['outer_lr_floor'].present and values.outer_lr_floor > values.outer_lr:
+    raise ValueError(f'expected --outer_lr_floor of at most --outer_lr={values.outer_lr:g}, got '
+                     f'{values.outer_lr_floor:g}')
 
 
 def inner(values: FlagValues) -> InnerLoop:

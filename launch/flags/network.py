@@ -20,7 +20,7 @@ BACKBONE = Flag('backbone', f'Network: one of {", ".join(backbones.NAMES)}; or o
 OWN_BACKBONE = BACKBONE._replace(default=None, help='Of a run whose network is of your own: '
                                  'package.module:function, which made it.')
 WIDTH = Flag('width', 'Channels of the first block of the network; by default as published.', int,
-             least=1)
+             least=1, most=2048)
 NORM_AFFINE = Flag('norm_affine', 'Train a scale and an offset in batch norm, or none; by '
                    'default as published.', bool)
 COMPUTE_DTYPE = Flag('compute_dtype', 'Precision of convolutions; all else is float32.', str,
@@ -37,8 +37,9 @@ READOUT: dict[str, Flag] = {
 }
 
 PRETRAIN: Flags = (
-    of_field(PretrainConfig, 'steps', 'Optimizer steps, rounded up to whole calls.', least=1),
-    of_field(PretrainConfig, 'batch_size', 'Images per step.', least=2),
+    of_field(PretrainConfig, 'steps', 'Optimizer steps, rounded up to whole calls.', least=1,
+             most=1_000_000_000),
+    of_field(PretrainConfig, 'batch_size', 'Images per step.', least=2, most=65_536),
     of_field(PretrainConfig, 'lr', 'First learning rate of SGD, which falls along a cosine; by '
              f'default {PretrainConfig.lr}, of resnet12 {_LR["resnet12"]}.', default=None,
              least=0.0),
@@ -49,8 +50,9 @@ PRETRAIN: Flags = (
              '(self-supervision).', least=0.0, most=1.0),
     of_field(PretrainConfig, 'hidden_units', 'Units of a hidden layer before the base classes; '
              "the authors' PyTorch code has 1000."
-             , least=0),
-    of_field(PretrainConfig, 'steps_per_call', 'Optimizer steps in one compiled call.', least=1),
+             , least=0, most=65_536),
+    of_field(PretrainConfig, 'steps_per_call', 'Optimizer steps in one compiled call.', least=1,
+             most=1_000_000),
 )
 
 

@@ -3,8 +3,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from absl import flags
-
+from . import flag_files
 from .declared import Flag
 
 _FOLDER = pathlib.Path(__file__).parent.parent / 'presets'
@@ -38,7 +37,7 @@ def read(name: str) -> tuple[str, ...]:
   """
   if name not in names():
     raise ValueError(f'expected --preset to be one of {", ".join(names())}, got {name!r}')
-  return _with_files([f'--flagfile={_FOLDER / name}.flags'])
+  return tuple(flag_files.expand([f'--flagfile={_FOLDER / name}.flags']))
 
 
 def expand(arguments: Sequence[str]) -> Expanded:
@@ -55,7 +54,7 @@ def expand(arguments: Sequence[str]) -> Expanded:
   """
   found: list[str] = []
   others: list[str] = []
-  rest = iter(_with_files(arguments))
+  rest = iter(flag_files.expand(arguments))
   for argument in rest:
     flag, equals, name = argument.partition('=')
     if flag in (_FLAG, _FLAG[1:]):
@@ -64,8 +63,3 @@ def expand(arguments: Sequence[str]) -> Expanded:
       others.append(argument)
   settings = tuple(setting for name in found for setting in read(name))
   return Expanded(tuple(found), settings, tuple(others))
-
-
-def _with_files(arguments: Sequence[str]) -> tuple[str, ...]:
-  """Returns the arguments with those of files in the place of --flagfile."""
-  return tuple(flags.FlagValues().read_flags_from_files(list(arguments), force_gnu=False))

@@ -14,12 +14,14 @@ from .declared import Flag, Flags
 PROCESSES: Flags = (
     Flag('coordinator', 'Where process 0 listens, for processes started by hand.', str,
          shown='HOST:PORT'),
-    Flag('num_processes', 'With --coordinator: how many processes there are.', int, least=1),
-    Flag('process_id', 'With --coordinator: number of this process, from 0.', int, least=0),
+    Flag('num_processes', 'With --coordinator: how many processes there are.', int, least=1,
+         most=65_536),
+    Flag('process_id', 'With --coordinator: number of this process, from 0.', int, least=0,
+         most=65_535),
     Flag('distributed', 'Find the other processes that SLURM, Open MPI, Kubernetes or Cloud TPU '
          'started.', bool, False),
     Flag('heartbeat_seconds', 'Seconds without a sign of life after which a process counts as '
-         'lost.', int, 100, least=1),
+         'lost.', int, 100, least=1, most=86_400),
 )
 _BY_HAND = ('coordinator', 'num_processes', 'process_id')
 
@@ -58,6 +60,8 @@ def _initialize(values: FlagValues) -> bool:
   _check_together(values, missing)
   if not values.distributed and values.process_id > 0:
     wait_for_first(values.coordinator)
+  # JAX's own handler of SIGTERM would hear it in our place (`runs.preemption`).
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
         values.coordinator, values.num_processes, values.process_id,

@@ -13,21 +13,22 @@ from .declared import Flag, Flags, of_field, read
 
 SPLITS = ('train', 'val', 'test')
 
-WAY = of_field(MetaTrainConfig, 'way', 'Classes of a task (N).', least=2)
-SHOT = of_field(MetaTrainConfig, 'shot', 'Support images per class (K).', least=1)
-QUERY = of_field(MetaTrainConfig, 'query', 'Query images per class (Q).', least=1)
-SEED = Flag('seed', 'Decides every random choice of the run.', int, 0, least=0)
-NUM_TASKS = of_field(MetaTestConfig, 'num_tasks', 'Number of tasks.', least=2)
+WAY = of_field(MetaTrainConfig, 'way', 'Classes of a task (N).', least=2, most=65_536)
+SHOT = of_field(MetaTrainConfig, 'shot', 'Support images per class (K).', least=1, most=65_536)
+QUERY = of_field(MetaTrainConfig, 'query', 'Query images per class (Q).', least=1, most=65_536)
+MOST_SEED = 2**32 - 1  # a random key has 32 bits of it: 2^32 would be 0 again
+SEED = Flag('seed', 'Decides every random choice of the run.', int, 0, least=0, most=MOST_SEED)
+NUM_TASKS = of_field(MetaTestConfig, 'num_tasks', 'Number of tasks.', least=2, most=1_000_000)
 
 VALIDATION: Flags = (
     of_field(runs.Validation, 'every', 'Steps between validations, and so between checkpoints.',
              name='validate_every', least=1),
     of_field(runs.Validation, 'num_tasks',
              'Tasks of the validation classes, which choose the best snapshot.',
-             name='validation_tasks', least=2),
+             name='validation_tasks', least=2, most=1_000_000),
 )
 TEST_INNER_STEPS = Flag('test_inner_steps', 'Inner steps in validation and meta-test.', int,
-                        TEST_LOOP.steps, least=1)
+                        TEST_LOOP.steps, least=1, most=100_000)
 
 # Of pre-training and meta-training.
 TRAINING: Flags = (WAY, SHOT, *VALIDATION, TEST_INNER_STEPS, SEED)
@@ -35,7 +36,7 @@ TRAINING: Flags = (WAY, SHOT, *VALIDATION, TEST_INNER_STEPS, SEED)
 MAX_MINUTES = Flag(
     'max_minutes', 'Train for this long: the steps that fit are measured at the start, and the '
     'schedule of the learning rate is laid over them, so results depend on the machine. --steps, '
-    'if given too (or by a preset), is the most.', float, least=0.0)
+    'if given too (or by a preset), is the most.', float, least=0.0, most=5_256_000.0)
 
 # What the settings of meta-test are where no flag says so depends on the run that is tested.
 TESTING: Flags = (
@@ -49,7 +50,8 @@ TESTING: Flags = (
     Flag('protocol', 'inductive: 15 queries, running statistics; paper: as many queries as shots, '
          'batch statistics, support doubled by flips.', str, 'inductive',
          shown='|'.join(get_args(Protocol))),
-    Flag('query', 'Query images per class (Q); by default as the protocol says.', int, least=1),
+    Flag('query', 'Query images per class (Q); by default as the protocol says.', int, least=1,
+         most=65_536),
     Flag('flip_support', 'Double the support by mirrored images; by default as the protocol says.',
          bool),
     SEED,

@@ -1,6 +1,5 @@
 """The paper's plot: accuracy on validation classes against meta-iterations, with hard tasks or not.
 """
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mtl_jax.runs import figures, workdirs
+from mtl_jax.runs import figures, metrics, workdirs
 
 _LABELS = {'ss_all': 'meta-batch', 'ss_all_ht': 'HT meta-batch'}
 _COLORS = {'ss_all': 'tab:blue', 'ss_all_ht': 'tab:red'}
@@ -22,11 +21,12 @@ def read_curve(workdir: str) -> dict[int, float]:
 
   Returns:
     Step -> accuracy in [0, 1].
+
+  Raises:
+    ValueError: its metrics are damaged.
   """
-  with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8') as file:
-    lines = [json.loads(line) for line in file]
-  return {line['step']: line['validation_accuracy'] for line in lines
-          if line['phase'] == 'meta_train' and 'validation_accuracy' in line}
+  return {line['step']: line['validation_accuracy']
+          for line in metrics.read(workdir, 'meta_train') if 'validation_accuracy' in line}
 
 
 def plot(curves: Mapping[str, Mapping[str, Any]], title: str) -> Figure:

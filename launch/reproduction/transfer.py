@@ -5,7 +5,6 @@ that at which update θ is best on validation tasks, for each source, target and
 Under the work directory: `imagenet`, the imported weights; `TARGET/SOURCE/Kshot_seedS/ROW_PART`.
 """
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -140,14 +139,13 @@ def _source(place, budget, load, workdir, machine):
 def _best_rate(place, dataset, pretrained, folder) -> float:
   """The inner rate at which update θ is best on validation tasks; kept in `rates.json`."""
   tasks = Validation(num_tasks=_VALIDATION_TASKS, way=WAY, shot=place.shot, inner=TEST_LOOP)
-  path = os.path.join(folder, 'rates.json')
-  if os.path.exists(path):
-    with open(path, encoding='utf-8') as file:
-      return inner_rates.best({float(rate): value for rate, value in json.load(file).items()})
+  kept = workdirs.read_json(folder, 'rates.json')
+  if kept is not None:
+    return inner_rates.best({float(rate): value for rate, value in kept.items()})
   run = finished.load(pretrained, dataset.val.image_shape, readout=_READOUT)
   found = inner_rates.accuracies(run, dataset, tasks, seed=place.seed)
   os.makedirs(folder, exist_ok=True)
-  workdirs.write_file(folder, 'rates.json', json.dumps(found, indent=2).encode())
+  workdirs.write_json(folder, 'rates.json', {str(rate): value for rate, value in found.items()})
   return inner_rates.best(found)
 
 

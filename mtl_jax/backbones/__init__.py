@@ -200,6 +200,8 @@ def create(name: str, image_shape: ImageShape, *, width: int | None = None,
              'grid': grid}
   given = {option: value for option, value in options.items() if value is not None}
   _check_has(name, network, given)
+  if width is not None and width < 1:
+    raise ValueError(f'expected width of at least 1, got {width}')
   if network.grid and width is not None:
     given['heads'] = max(1, width // 64)
   module = network.module(dtype=jnp.dtype(compute_dtype), **given)

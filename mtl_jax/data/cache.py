@@ -2,7 +2,8 @@
 
 An entry is a directory `<name>-<key>` that holds `train.npy`, `val.npy` and `test.npy` (uint8
 images, class after class) and `entry.json` (all else). The key is a hash of everything that affects
-the result, so an entry is never updated: changed sources make another entry.
+the result, so an entry is never updated: changed sources make another entry. Checksums of all of it
+stand in `entry.json`: an entry that is damaged in any way is made again, with a warning.
 
 Small sets are built in memory and written (`load_or_build`); sets that may be larger than memory
 are written class after class (`load_or_stream`).
@@ -23,9 +24,10 @@ import numpy as np
 import platformdirs
 
 from mtl_jax import stages, types
-from mtl_jax.data import pools
+from mtl_jax.data import checksums, pools
+from mtl_jax.untrusted import checked_json
 
-FORMAT = 1  # Counts up when the layout of an entry changes.
+FORMAT = 2  # Counts up when the layout of an entry changes.
 
 
 def directory(cache_dir: str | os.PathLike | None) -> pathlib.Path:
@@ -145,14 +147,16 @@ def _read(entry: pathlib.Path, name: str) -> types.Dataset | None:
   if not entry.is_dir():
     return None
   try:
-    meta = json.loads((entry / 'entry.json').read_text(encoding='utf-8'))
+    meta = checked_json.load((entry / 'entry.json').read_bytes(), 'entry.json')
     mean, std = (np.asarray(meta[moment], np.float32) for moment in ('mean', 'std'))
     train, val, test = (
         _read_pool(entry / f'{split}.npy', meta[split], types.Normalization(mean, std))
         for split in pools.SPLITS)
     names = {split: tuple(meta[split]['class_names']) for split in pools.SPLITS}
     return types.Dataset(name, train, val, test, names, meta['flip'])
-  except (OSError, ValueError, KeyError, TypeError, EOFError) as e:
+  except MemoryError:  # says nothing about the files
+    raise
+  except Exception as e:  # NumPy raises nearly anything where the header of a file is damaged.
     reason = str(e).splitlines()[0] if str(e) else type(e).__name__
     warnings.warn(f'{name}: cached entry {entry} is damaged ({reason}); building it again',
                   stacklevel=3)
@@ -167,6 +171,9 @@ def _read_pool(path: pathlib.Path, meta: dict[str, Any],
       or sizes.sum() != len(images)):
     raise ValueError(f"{path.name}: expected uint8 {meta['shape']}, found {images.dtype} "
                      f"{list(images.shape)}")
+  with stages.stage(f'checking {path}'):
+    if checksums.of(images) != meta['checksums']:
+      raise ValueError(f'{path.name}: its checksum differs')
   return types.ImagePool(images, pools.offsets(sizes), sizes, normalization)
 
 
@@ -179,8 +186,9 @@ def _write(entry: pathlib.Path, dataset: types.Dataset, key: dict[str, Any]) -> 
       pool: types.ImagePool = getattr(dataset, split)
       np.save(temp / f'{split}.npy', np.asarray(pool.images), allow_pickle=False)
       meta[split] = {'shape': list(pool.images.shape), 'class_sizes': pool.class_sizes.tolist(),
-                     'class_names': list(dataset.class_names[split])}
-    (temp / 'entry.json').write_text(json.dumps(meta), encoding='utf-8')
+                     'class_names': list(dataset.class_names[split]),
+                     'checksums': checksums.of(np.asarray(pool.images))}
+    (temp / 'entry.json').write_bytes(checked_json.dump(meta, indent=None))
 
 
 def _stream(entry: pathlib.Path, splits: pools.Streams, key: dict[str, Any], flip: bool) -> None:
@@ -192,7 +200,7 @@ def _stream(entry: pathlib.Path, splits: pools.Streams, key: dict[str, Any], fli
       meta[split], counts = _stream_split(temp / f'{split}.npy', splits[split])
       if split == 'train':
         meta |= _moments(pools.normalization_of(counts))
-    (temp / 'entry.json').write_text(json.dumps(meta), encoding='utf-8')
+    (temp / 'entry.json').write_bytes(checked_json.dump(meta, indent=None))
 
 
 def _moments(normalization: types.Normalization) -> dict[str, list[float]]:
@@ -206,6 +214,7 @@ def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]]
   Plain writes, not a memory map: on a full disk they raise an error, where a map ends the process.
   """
   names, sizes, shape, header, counts = [], [], (), 0, np.int64(0)
+  running = checksums.Running()
   with path.open('wb') as file:
     for class_name, images in classes:
       if (images.dtype != np.uint8 or images.ndim != 4
@@ -215,7 +224,9 @@ def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]]
       if not names:
         shape = images.shape[1:]
         header = _write_header(file, (0, *shape))
-      file.write(np.ascontiguousarray(images).data)
+      data = np.ascontiguousarray(images).reshape(-1).data
+      file.write(data)
+      running.update(data)
       counts = counts + pools.count_values(images)
       names.append(class_name)
       sizes.append(len(images))
@@ -225,7 +236,8 @@ def _stream_split(path: pathlib.Path, classes: Iterable[tuple[str, np.ndarray]]
     # NumPy leaves room for the number of images to grow, so the second header fits in the first.
     if _write_header(file, (sum(sizes), *shape)) != header:
       raise ValueError(f'{path}: the header of {sum(sizes)} images does not fit')
-  meta = {'shape': [sum(sizes), *shape], 'class_sizes': sizes, 'class_names': names}
+  meta = {'shape': [sum(sizes), *shape], 'class_sizes': sizes, 'class_names': names,
+          'checksums': running.parts()}
   return meta, np.asarray(counts)
 
 

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mtl_jax.data import pools
-from mtl_jax.untrusted import archives
+from mtl_jax.untrusted import archives, numpy_pickles
 
 URL = 'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz'
-SOURCES = ('cifar-100-binary.tar.gz', 'cifar-100-binary.tar.xz', 'cifar-100-binary')
+# The binary version; and the one of pickles, which torchvision downloads.
+SOURCES = ('cifar-100-binary.tar.gz', 'cifar-100-binary.tar.xz', 'cifar-100-binary',
+           'cifar-100-python.tar.gz', 'cifar-100-python')
 
 SIDE = 32
 RECORD = 2 + 3 * SIDE * SIDE  # bytes: super-class, class, red plane, green plane, blue plane
@@ -26,6 +28,8 @@ MEMBERS = {  # file -> the most bytes that it may have
     'fine_label_names.txt': 2**16,
     'coarse_label_names.txt': 2**16,
 }
+
+PICKLES = {'train': 2**28, 'test': 2**28, 'meta': 2**16}  # likewise
 
 FC100_SUPER_CLASSES = {
     'train': """
@@ -103,7 +107,7 @@ def _select(source: pathlib.Path, classes: dict[str, np.ndarray],
 
 
 def read(source: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """Reads CIFAR-100's binary version, train and test together.
+  """Reads CIFAR-100, its binary version or the one of pickles, train and test together.
 
   Images of a class come in the order of a hash of their pixels: the order of records, which differs
   between copies in circulation, does not matter.
@@ -117,19 +121,46 @@ def read(source: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   Raises:
     ValueError: the content is not as documented.
   """
-  members = archives.read_members(source, MEMBERS)
-  super_names, names = (members[f'{kind}_label_names.txt'].decode('utf-8', 'replace').split()
-                        for kind in ('coarse', 'fine'))
+  by_pickles = source.name.startswith('cifar-100-python')
+  super_names, names, records = (_read_pickles if by_pickles else _read_binary)(source)
   if (len(super_names), len(names)) != (NUM_SUPER_CLASSES, NUM_CLASSES):
     raise ValueError(f'{source}: expected names of 20 super-classes and 100 classes, found '
                      f'{len(super_names)} and {len(names)}')
-  records = np.concatenate([_records(source, n, members[n]) for n in ('train.bin', 'test.bin')])
   super_of = _super_class_of_each(source, coarse=records[:, 0], fine=records[:, 1])
   planes = records[_order(records), 2:].reshape(-1, 3, SIDE, SIDE)
   ends = np.cumsum(np.bincount(records[:, 1]))
   images = np.split(planes.transpose(0, 2, 3, 1), ends[:-1])
   return (dict(zip(names, images, strict=True)),
           dict(zip(names, (super_names[s] for s in super_of), strict=True)))
+
+
+def _read_binary(source: pathlib.Path) -> tuple[list[str], list[str], np.ndarray]:
+  """Names of super-classes, names of classes, and records of the binary version."""
+  members = archives.read_members(source, MEMBERS)
+  super_names, names = (members[f'{kind}_label_names.txt'].decode('utf-8', 'replace').split()
+                        for kind in ('coarse', 'fine'))
+  parts = [_records(source, name, members[name]) for name in ('train.bin', 'test.bin')]
+  return super_names, names, np.concatenate(parts)
+
+
+def _read_pickles(source: pathlib.Path) -> tuple[list[str], list[str], np.ndarray]:
+  """Likewise of the version of pickles, which Python 2 wrote."""
+  members = archives.read_members(source, PICKLES)
+  found = {name: numpy_pickles.of_bytes(source, name, members[name]) for name in PICKLES}
+  super_names, names = (found['meta'][f'{kind}_label_names'] for kind in ('coarse', 'fine'))
+  if not all(isinstance(name, str) for name in (*super_names, *names)):
+    raise ValueError(f'{source}: meta: expected names of classes')
+  parts = []
+  for name in ('train', 'test'):
+    labels = [np.asarray(found[name][f'{kind}_labels']) for kind in ('coarse', 'fine')]
+    pixels = np.asarray(found[name]['data'])
+    if pixels.dtype != np.uint8 or pixels.shape != (len(labels[0]), 3 * SIDE * SIDE) or any(
+        each.shape != (len(pixels),) or each.dtype.kind not in 'iu' or each.min(initial=0) < 0
+        or each.max(initial=0) > NUM_CLASSES for each in labels):
+      raise ValueError(f'{source}: {name}: expected two labels and {3 * SIDE * SIDE} bytes of each '
+                       f'image, found {pixels.dtype} {pixels.shape}')
+    parts.append(np.concatenate([np.stack(labels, axis=1).astype(np.uint8), pixels], axis=1))
+  return list(super_names), list(names), np.concatenate(parts)
 
 
 def _records(source: pathlib.Path, name: str, content: bytes) -> np.ndarray:

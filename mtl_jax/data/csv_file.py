@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mtl_jax import types
 from mtl_jax.data import cache, columns, division, folder, image_files, pools, trees
+from mtl_jax.untrusted import regular
 
 VERSION = 1  # Counts up when the same table and images give other arrays.
 _DELIMITERS = ',;\t'
@@ -63,6 +64,7 @@ def load(name: str, path: str, data_dir: str | os.PathLike | None = None,
 def _rows(path: str, named: columns.Named,
           wanted: division.Wanted) -> Iterator[tuple[str, str | None, str]]:
   """Reads (path of an image, split, class) of each row."""
+  regular.check(path)
   divided = wanted.split is not None or wanted.split_file is not None
   try:
     # utf-8-sig: tables saved by Excel begin with a mark.

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from mtl_jax.data import pools
+from mtl_jax.untrusted import regular
 
 T = TypeVar('T')
 Fractions = tuple[float, float, float]  # of the classes, for train, val and test
@@ -23,6 +24,7 @@ ALIASES = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val',
 EXAMPLE = '--split=0.6,0.2,0.2'
 _TOLERANCE = 1e-6  # of the sum of fractions: 0.7 + 0.15 + 0.15 is not 1 in binary
 _MOST_NAMED = 5
+_MOST_BYTES = 1 << 26  # of a split file
 
 
 class Wanted(NamedTuple):
@@ -217,6 +219,7 @@ def read_file(path: str | os.PathLike) -> dict[str, list[str]]:
   Raises:
     ValueError: it is not such a file.
   """
+  regular.check(path, _MOST_BYTES)
   try:
     content = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
   except (OSError, ValueError, RecursionError) as e:
@@ -224,11 +227,22 @@ def read_file(path: str | os.PathLike) -> dict[str, list[str]]:
   if not isinstance(content, dict) or not all(_is_names(content.get(s)) for s in pools.SPLITS):
     raise ValueError(f'split_file {path}: expected {{"train": [classes], "val": [...], '
                      '"test": [...]}')
+  for split in pools.SPLITS:
+    for name in content[split]:
+      if not _is_name(name):
+        raise ValueError(f'split_file {path}: expected names of classes, got {split} class '
+                         f'{name[:100]!r}')
   return {split: content[split] for split in pools.SPLITS}
 
 
 def _is_names(listed: object) -> bool:
   return isinstance(listed, list) and all(isinstance(name, str) for name in listed)
+
+
+def _is_name(name: str) -> bool:
+  """Whether a class may be called so: as a folder it lies within the tree."""
+  return bool(name) and '\0' not in name and not name.startswith('/') and not (
+      {'.', '..'} & set(name.split('/')))
 
 
 def _check_found(where: str, chosen: Mapping[str, Sequence[str]], found: set[str],

@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, features
 
+from mtl_jax.untrusted import regular
+
 ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff', '.gif', '.heic', '.heif',
            '.avif')
 # By content, as endings are often wrong.
@@ -19,6 +21,7 @@ _AVIF = frozenset({b'avif', b'avis'})
 _PHOTOMETRIC = 262  # tag of TIFF files: what their zero means
 _WHITE_IS_ZERO = 0
 _MOST_16_BITS = 65535
+_BAND = 256  # rows that are converted at a time
 
 
 class MissingReader(ValueError):
@@ -50,6 +53,7 @@ def open_image(file: str | os.PathLike | BinaryIO, name: str) -> Image.Image:
 
 def _head(file: str | os.PathLike | BinaryIO) -> bytes:
   if isinstance(file, str | os.PathLike):
+    regular.check(file)
     with open(file, 'rb') as opened:
       return opened.read(_HEAD)
   head = file.read(_HEAD)
@@ -82,11 +86,11 @@ def _register_heif() -> bool:
   return True
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-  """Converts any image to RGB, upright: 16 bits are scaled to 8, transparency is laid over white.
+def to_plain(image: Image.Image) -> Image.Image:
+  """Converts any image to RGB or grey, upright: 16 bits are scaled to 8, alpha is laid over white.
 
   Args:
-    image: as it was opened, loaded.
+    image: as it was opened, loaded; turned in place.
 
   Raises:
     ValueError: pixels of floating point or of more than 16 bits, which have no known white.
@@ -94,20 +98,44 @@ def to_rgb(image: Image.Image) -> Image.Image:
   tags = getattr(image, 'tag_v2', None)  # of a TIFF file
   if image.mode == 'F':
     raise ValueError('floating-point pixels, whose range is not known; save it with 8 or 16 bits')
-  image = ImageOps.exif_transpose(image)
+  ImageOps.exif_transpose(image, in_place=True)
   if image.mode.startswith('I'):  # 16-bit grey; `convert` would clip at 255.
     image = Image.fromarray(_from_16_bits(np.asarray(image), tags))
   if 'A' in image.mode or 'transparency' in image.info:
-    white = Image.new('RGBA', image.size, 'white')
-    image = Image.alpha_composite(white, image.convert('RGBA'))
-  return image.convert('RGB')
+    return _over_white(image)
+  return image if image.mode in ('L', 'RGB') else image.convert('RGB')
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+  """Converts any image to RGB, as `to_plain` does.
+
+  Args:
+    image: as in `to_plain`.
+
+  Raises:
+    ValueError: as `to_plain`.
+  """
+  return to_plain(image).convert('RGB')
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+  """Lays an image over white, by bands: a large one would take several times its memory."""
+  laid = Image.new('RGB', image.size)
+  for top in range(0, image.height, _BAND):
+    band = image.crop((0, top, image.width, min(top + _BAND, image.height))).convert('RGBA')
+    white = Image.new('RGBA', band.size, 'white')
+    laid.paste(Image.alpha_composite(white, band).convert('RGB'), (0, top))
+  return laid
 
 
 def _from_16_bits(values: np.ndarray, tags: Mapping[int, Any] | None) -> np.ndarray:
   """Scales grey values of 16 bits to 8: uint8 [H, W]."""
   if tags is not None and (values.max() > _MOST_16_BITS or values.min() < 0):
     raise ValueError('pixels of more than 16 bits, whose range is not known; save it with 8 or 16')
-  scaled = np.rint(np.clip(values.astype(np.float64), 0, _MOST_16_BITS) / 257).astype(np.uint8)
+  scaled = np.empty(values.shape, np.uint8)
+  for top in range(0, len(values), _BAND):  # by bands, as floats take eight bytes each
+    band = np.clip(values[top:top + _BAND].astype(np.float64), 0, _MOST_16_BITS)
+    scaled[top:top + _BAND] = np.rint(band / 257)
   # Of grey values of 8 bits Pillow sees to this itself.
   white_is_zero = tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
   return 255 - scaled if white_is_zero else scaled

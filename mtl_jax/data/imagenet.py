@@ -72,22 +72,24 @@ def _find(name: str, layouts: tuple[Layout, ...],
   if data_dir is None or not pathlib.Path(data_dir).is_dir():
     raise ValueError(f'{name}: expected data_dir to be a folder with {every}; got {data_dir}')
   root = pathlib.Path(data_dir)
-  missing = {layout: [path for path in _paths(layout) if not (root / path).exists()]
+  missing = {layout: [file.format(split) for file, split in _files(layout)
+                      if not image_files.place(root, file, split).exists()]
              for layout in layouts}
   for layout in layouts:
     if not missing[layout]:
       return layout, root
   # Where part of a layout is there, its rest is what the user lacks.
-  best = max(layouts, key=lambda layout: len(_paths(layout)) - len(missing[layout]))
-  if len(missing[best]) < len(_paths(best)):
+  best = max(layouts, key=lambda layout: len(_files(layout)) - len(missing[layout]))
+  if len(missing[best]) < len(_files(best)):
     raise ValueError(f'{name}: data_dir {data_dir}: expected {best.what}, missing '
                      f"{', '.join(missing[best])}")
   raise ValueError(f'{name}: data_dir {data_dir}: expected {every}, found none of them')
 
 
-def _paths(layout: Layout) -> list[str]:
-  """Lists the files and folders of a layout once each, in the order of the splits."""
-  return list(dict.fromkeys(file.format(split) for file in layout.files for split in pools.SPLITS))
+def _files(layout: Layout) -> list[tuple[str, str]]:
+  """Lists the files and folders of a layout once each, and the split of each."""
+  found = {file.format(split): (file, split) for file in layout.files for split in pools.SPLITS}
+  return list(found.values())
 
 
 def _counted(name: str, split: str,

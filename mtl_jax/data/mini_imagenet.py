@@ -20,10 +20,13 @@ from typing import Any
 import numpy as np
 
 from mtl_jax import types
-from mtl_jax.data import cache, image_files, imagenet, imagenet_classes, pools
-from mtl_jax.untrusted import numpy_pickles
+from mtl_jax.data import cache, columns, image_files, imagenet, imagenet_classes, pools
+from mtl_jax.untrusted import numpy_pickles, regular
 
 COLUMNS = ['filename', 'label']
+# As other repositories call them, in any order.
+_IMAGE_COLUMNS = (*columns.IMAGE, 'file_name', 'image_name', 'name')
+_LABEL_COLUMNS = (*columns.LABEL, 'class_id', 'wnid')
 CACHE = 'mini-imagenet-cache-{}.pkl'
 # Two more files of the training classes hold other images, to test the pre-trained classifier on.
 LABELLED = {'train': 'miniImageNet_category_split_train_phase_train.pickle',
@@ -47,7 +50,8 @@ def _open_csv(request: imagenet.Request) -> imagenet.Source:
   """Opens train.csv, val.csv and test.csv, which name the files in images/."""
   folder = request.root / 'images'
   files = image_files.scan(folder)
-  classes = {split: _read_csv(request.root / f'{split}.csv') for split in pools.SPLITS}
+  classes = {split: _read_csv(image_files.place(request.root, '{}.csv', split))
+             for split in pools.SPLITS}
   imagenet_classes.check_wordnet_ids(request.name, f'data_dir {request.root}: csv files', classes)
   _check_listed(request.root, classes, files)
 
@@ -77,27 +81,34 @@ def _check_listed(root: pathlib.Path, classes: dict[str, dict[str, list[str]]],
 
 def _read_csv(path: pathlib.Path) -> dict[str, list[str]]:
   """Reads the names of the files of each class."""
+  regular.check(path)
   classes: dict[str, list[str]] = {}
   try:
     # Spreadsheets put a byte order mark in front, which this encoding drops.
     with path.open(newline='', encoding='utf-8-sig') as file:
-      rows = [row for row in csv.reader(file) if row]
+      header = file.readline()
+      file.seek(0)
+      delimiter = max(',;\t', key=header.count)
+      rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
   except (OSError, ValueError, csv.Error) as e:
     raise ValueError(f'{path}: cannot be read as a csv file ({e})') from e
-  if not rows or rows[0] != COLUMNS:
+  images, labels = (columns.matching(rows[0] if rows else [], names)
+                    for names in (_IMAGE_COLUMNS, _LABEL_COLUMNS))
+  if len(images) != 1 or len(labels) != 1:
     found = repr(','.join(rows[0])[:80]) if rows else 'nothing'
     raise ValueError(f"{path}: expected the header {','.join(COLUMNS)}, found {found}")
+  image, label = rows[0].index(images[0]), rows[0].index(labels[0])
   for line, row in enumerate(rows[1:], 2):
-    if len(row) != 2:
-      raise ValueError(f"{path}: line {line}: expected {','.join(COLUMNS)}, found "
+    if len(row) != len(rows[0]):
+      raise ValueError(f"{path}: line {line}: expected {','.join(rows[0])[:80]}, found "
                        f"{','.join(row)[:80]!r}")
-    classes.setdefault(row[1], []).append(row[0])
+    classes.setdefault(row[label].strip(), []).append(row[image].strip())
   return classes
 
 
 def _open_cache(request: imagenet.Request) -> imagenet.Source:
   """Opens mini-imagenet-cache-{train,val,test}.pkl: images, and indices by WordNet id."""
-  paths = {split: request.root / CACHE.format(split) for split in pools.SPLITS}
+  paths = {split: image_files.place(request.root, CACHE, split) for split in pools.SPLITS}
 
   def read() -> pools.Streams:
     images, indices = {}, {}

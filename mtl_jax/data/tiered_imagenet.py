@@ -18,7 +18,7 @@ import numpy as np
 
 from mtl_jax import types
 from mtl_jax.data import cache, image_files, imagenet, imagenet_classes, pools
-from mtl_jax.untrusted import numpy_pickles
+from mtl_jax.untrusted import numpy_pickles, regular
 
 ARRAYS, PNGS, LABELS = '{}_images.npz', '{}_images_png.pkl', '{}_labels.pkl'
 _LENGTHS_AT = 26  # bytes into the header of a file in a zip archive: lengths of its last fields
@@ -58,6 +58,7 @@ def _take(images: np.ndarray, indices: dict[str, np.ndarray],
 
 def _map_npz(path: pathlib.Path) -> np.ndarray:
   """Maps the array `images` of an uncompressed .npz file, unread: that of train has 9.5 GB."""
+  regular.check(path)
   try:
     with zipfile.ZipFile(path) as archive, path.open('rb') as file:
       member = archive.getinfo('images.npy')

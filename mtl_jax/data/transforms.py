@@ -42,7 +42,7 @@ def choose_classes(dataset: types.Dataset, part: str) -> types.Dataset:
   """
   if part == 'all':
     return dataset
-  match = re.fullmatch(r'(fold|rest):([1-9]\d*)/([1-9]\d*)', part)
+  match = re.fullmatch(r'(fold|rest):([1-9]\d{0,8})/([1-9]\d{0,8})', part)
   if not match or not 1 <= int(match[2]) <= int(match[3]):
     raise ValueError('expected base classes all, fold:K/N or rest:K/N with K from 1 to N, '
                      f'got {part!r}')
@@ -116,9 +116,11 @@ def center_crop(dataset: types.Dataset, size: int) -> types.Dataset:
     The data set with images [n, size, size, C].
 
   Raises:
-    ValueError: the images are smaller than that.
+    ValueError: the images are smaller than that, or `size` is below 1.
   """
   height, width = dataset.train.images.shape[1:3]
+  if size < 1:
+    raise ValueError(f'expected center_crop of at least 1 pixel, got {size}')
   if size > min(height, width):
     raise ValueError(f'expected center_crop of at most {min(height, width)} pixels, the side of '
                      f'the images, got {size}')

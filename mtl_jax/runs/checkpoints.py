@@ -51,14 +51,15 @@ class Checkpoints:
       logging.warning('%s', close_error)  # Raised, it would hide the error that ended the block.
 
   def save(self, step: int, state: Any, accuracy: float | None = None,
-           ci95: float | None = None) -> None:
+           ci95: float | None = None, *, awaits_validation: bool = False) -> None:
     """Starts writing one step; returns as soon as the arrays are copied on the host.
 
     Args:
-      step: steps taken so far; each can be saved once.
+      step: steps taken so far; each can be saved once, and again if it has awaited validation.
       state: tree of arrays, which the caller may change or donate afterwards.
       accuracy: in [0, 1]; decides which steps are kept as the best. None where it was not measured.
       ci95: half-width of its 95% interval, to be kept with it.
+      awaits_validation: whether the accuracy is still to be measured.
 
     Raises:
       ValueError: a leaf is not an array of numbers, the step is there already, or the path has one
@@ -69,6 +70,8 @@ class Checkpoints:
     step, accuracy = int(step), _finite_or_none(accuracy)
     arrays = leaves.to_host(state)
     self.wait()
+    if step in self._whole_steps() and self.awaits_validation(step):
+      self._remove(step)
     if step in self._whole_steps():
       raise ValueError(f'step {step} is in {self.directory} already: expected a new step; '
                        'choose another directory, or remove that step first')
@@ -77,7 +80,8 @@ class Checkpoints:
       self._move_damaged_aside()
       self._open_manager()
       self._accuracies[step] = accuracy  # before orbax asks which steps are the best
-      listed = stored_step.leaf_list(step, arrays, accuracy, _finite_or_none(ci95))
+      listed = stored_step.leaf_list(step, arrays, accuracy, _finite_or_none(ci95),
+                                     awaits_validation)
       self._manager.save(step, args=orbax_io.save_arguments(arrays, listed), force=True)
 
   def wait(self) -> None:
@@ -118,6 +122,16 @@ class Checkpoints:
     accuracy = content['accuracy']
     # Steps of an earlier version have no interval.
     return Score(math.nan if accuracy is None else accuracy, content.get('ci95'))
+
+  def awaits_validation(self, step: int) -> bool:
+    """Whether a step was saved before its validation, which was due.
+
+    Args:
+      step: one of `steps`.
+    """
+    with contextlib.suppress(stored_step.Damaged):
+      return stored_step.read_leaf_list(self.directory, step).get('awaits_validation', False)
+    return False
 
   def restore_latest(self, like: Any) -> tuple[int, Any] | None:
     """Reads the newest whole step.
@@ -182,6 +196,14 @@ class Checkpoints:
       shutil.rmtree(aside, ignore_errors=True)
       os.rename(os.path.join(self.directory, str(step)), aside)
     self._damaged.clear()
+
+  def _remove(self, step: int) -> None:
+    """Removes a step, by one rename first, so that no half of it is left under its number."""
+    self._close_manager()
+    aside = os.path.join(self.directory, f'damaged-{step}')
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(os.path.join(self.directory, str(step)), aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
   def _open_manager(self) -> None:
     if self._manager is not None:

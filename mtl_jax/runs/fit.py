@@ -17,7 +17,7 @@ from absl import logging
 
 from mtl_jax import stages
 from mtl_jax.execution import placement
-from mtl_jax.runs import hosts, workdirs
+from mtl_jax.runs import hosts, preemption, workdirs
 from mtl_jax.runs.checkpoints import Checkpoints
 from mtl_jax.runs.metrics import MetricWriter
 from mtl_jax.runs.profiling import Trace
@@ -52,6 +52,7 @@ class _Loop(NamedTuple):
   checkpoints: Checkpoints
   trace: Trace
   clock: Clock | None
+  held: workdirs.Held
 
 
 def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_steps: int,
@@ -61,7 +62,8 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
 
   Every validated state is saved, the first one too, so that a run never ends worse than it began. A
   run killed at any moment and started again, on the same number of devices and cores, ends with
-  exactly the arrays and the metrics of the unbroken run.
+  exactly the arrays and the metrics of the unbroken run. One that is told to stop (`preemption`)
+  saves first.
 
   Args:
     state: initial state, a tree with a field `step`; donated. Of several processes that work in
@@ -82,28 +84,31 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
 
   Raises:
     FloatingPointError: a metric, or an array to be saved, is no longer finite.
-    OSError: metrics or checkpoints cannot be written.
+    OSError: metrics or checkpoints cannot be written, or `workdir` was moved or removed.
+    preemption.Stopped: a signal has told the process to stop.
   """
   began = time.monotonic()
   folder = os.path.join(workdir, 'checkpoints')
-  with (hosts.first_only(workdirs.in_use, workdir),
+  with (hosts.first_only(workdirs.in_use, workdir) as held,
         hosts.first_only(Checkpoints, folder) as checkpoints):
     found = _restored(checkpoints.restore_latest, state)
     first_step, state = found or (0, state)
     if found is not None:
       _log_found(phase, workdir, first_step, num_steps)
-    if found is None or first_step < num_steps:
+    awaits = found is not None and hosts.on_first(lambda: checkpoints.awaits_validation(first_step))
+    if found is None or awaits or first_step < num_steps:
       with (hosts.first_only(MetricWriter, workdir, first_step, phase) as writer,
             hosts.first_only(Progress, num_steps, phase, first_step) as progress,
             contextlib.closing(Trace(profile if hosts.is_first() else None)) as trace):
         loop = _Loop(advance, validate, phase, num_steps, validate_every, writer, progress,
-                     checkpoints, trace, clock)
-        _begin(loop, state, found)
-        _advance_to_end(loop, state, first_step)
+                     checkpoints, trace, clock, held)
+        _begin(loop, state, found, awaits)
+        with preemption.looks():
+          _advance_to_end(loop, state, first_step)
     hosts.on_first(checkpoints.wait)
     step, best = _best(checkpoints, state, workdir)
     last_step, score = hosts.on_first(lambda: (checkpoints.steps()[-1], checkpoints.score(step)))
-    return Fitted(best, step, last_step, score, first_step, time.monotonic() - began)
+    return Fitted(best, step, last_step, Score(*score), first_step, time.monotonic() - began)
 
 
 def _log_found(phase: str, workdir: str | os.PathLike, step: int, num_steps: int) -> None:
@@ -140,11 +145,14 @@ def _best(checkpoints: Checkpoints, state: Any, workdir: str | os.PathLike) -> t
   return found
 
 
-def _begin(loop: _Loop, state: Any, found: Found) -> None:
-  """Validates and saves the initial state, or sees to it that its line is there."""
-  if found is None:
+def _begin(loop: _Loop, state: Any, found: Found, awaits: bool) -> None:
+  """Validates and saves the initial state, or sees to it that its line is there.
+
+  A process that was told to stop may have left a state whose validation was due (`awaits`).
+  """
+  if found is None or awaits:
     with stages.stage('compiling and scoring the validation tasks'):
-      _validate_and_save(loop, state, 0)
+      _validate_and_save(loop, state, 0 if found is None else found[0])
   elif found[0] == 0:
     # The writer began the file anew, without the line of this checkpoint.
     hosts.on_first(lambda: loop.writer.write(
@@ -165,16 +173,19 @@ def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
     is_over = step < loop.num_steps and loop.clock is not None and loop.clock.is_over()
     due = (step // loop.validate_every > saved // loop.validate_every
            or step >= loop.num_steps or is_over)
+    stopping = preemption.agreed()
     # The last update may have spoilt what the loss before it does not show.
-    bad = _bad_metrics(metrics) or (_bad_arrays(state) if due else [])
+    bad = _bad_metrics(metrics) or (_bad_arrays(state) if due or stopping else [])
     if bad:
       raise FloatingPointError(f'{loop.phase} stopped at step {step}: {bad[0]}; the last '
                                f'checkpoint is of step {saved}; lower the learning rates')
     loop.writer.write(step, metrics, {'steps_per_second': (step - before) / seconds})
     loop.progress.update(step, loss=metrics['loss'], accuracy=metrics['accuracy'])
-    if loop.clock is not None and due:
+    if loop.clock is not None and (due or stopping):
       # Before the checkpoint: killed in between, the run still ends at this step.
       loop.clock.note(**({'last_step': step} if is_over else {}))
+    if stopping:
+      _save_and_stop(loop, state, step, due, stopping)
     if due:
       with stages.stage('scoring the validation tasks', quiet=True):
         _validate_and_save(loop, state, step)
@@ -203,8 +214,30 @@ def _bad_arrays(state: Any) -> list[str]:
 
 
 def _validate_and_save(loop: _Loop, state: Any, step: int) -> None:
-  accuracy, ci95 = loop.validate(state)
+  hosts.on_first(loop.held.check)
+  saved = step in hosts.on_first(loop.checkpoints.steps)  # and awaits this validation
+
+  def save_unvalidated():
+    if not saved:
+      _save(loop, state, step, awaits_validation=True)
+
+  with preemption.rescued_by(save_unvalidated if hosts.is_first() else lambda: None):
+    accuracy, ci95 = loop.validate(state)
   # Metrics go before the checkpoint: a run resumed from this step keeps the lines up to it.
   loop.writer.write(step, {'validation_accuracy': accuracy})
   loop.progress.say(f'{loop.phase} step {step}: validation accuracy {100 * accuracy:.2f}%')
   loop.checkpoints.save(step, state, accuracy, ci95)
+
+
+def _save_and_stop(loop: _Loop, state: Any, step: int, due: bool, number: int) -> None:
+  """Saves where the run stands, and raises Stopped; a validation that is due comes on resuming."""
+  hosts.on_first(loop.held.check)
+  hosts.on_first(lambda: _save(loop, state, step, awaits_validation=due))
+  raise preemption.Stopped(number)
+
+
+def _save(loop: _Loop, state: Any, step: int, *, awaits_validation: bool) -> None:
+  """Saves a state that was not validated; returns when it is on disk."""
+  loop.checkpoints.save(step, state, awaits_validation=awaits_validation)
+  loop.checkpoints.wait()
+  logging.info('%s: step %d of %d is saved', loop.phase, step, loop.num_steps)

@@ -5,14 +5,13 @@ the work directory: what only one of them may do, or can know, it does for all (
 one process everything here is a plain call.
 """
 import contextlib
-import pickle
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 import numpy as np
 
-from mtl_jax.runs import differences
+from mtl_jax.runs import differences, messages
 from mtl_jax.types import Tree
 
 T = TypeVar('T')
@@ -20,7 +19,8 @@ P = ParamSpec('P')
 
 # What the first process may raise for all, each before the kinds that it is one of: everything else
 # is a fault of the program, and ends that process alone.
-_SHARED_ERRORS = (FileNotFoundError, OSError, FloatingPointError, ValueError)
+_SHARED_ERRORS = {kind.__name__: kind for kind in (FileNotFoundError, OSError, FloatingPointError,
+                                                   ValueError)}
 
 
 def is_first() -> bool:
@@ -35,7 +35,7 @@ def on_first(work: Callable[[], T]) -> T:
     work: without arguments; returns plain values and NumPy arrays. The others wait for its end.
 
   Returns:
-    What `work` returned there, bit for bit.
+    What `work` returned there, bit for bit; of several processes as `messages.decode` returns it.
 
   Raises:
     ValueError, OSError, FloatingPointError: `work` raised it there; it is raised in all processes.
@@ -45,18 +45,17 @@ def on_first(work: Callable[[], T]) -> T:
   sent = error = None
   if is_first():
     try:
-      sent = pickle.dumps((work(), None))
-    except _SHARED_ERRORS as raised:
+      sent = messages.encode((work(), None))
+    except tuple(_SHARED_ERRORS.values()) as raised:
       error = raised
-      kind = next(kind for kind in _SHARED_ERRORS if isinstance(raised, kind))
-      sent = pickle.dumps((None, (kind, str(raised))))
-  # Unpickling could run code, but whoever can speak as process 0 decides what the others compute.
-  value, failure = pickle.loads(_broadcast(sent))
+      name = next(name for name, kind in _SHARED_ERRORS.items() if isinstance(raised, kind))
+      sent = messages.encode((None, (name, str(raised))))
+  value, failure = messages.decode(_broadcast(sent))
   if error is not None:
     raise error
   if failure is not None:
-    kind, message = failure
-    raise kind(message)
+    name, message = failure
+    raise _SHARED_ERRORS[name](message)
   return value
 
 
@@ -75,9 +74,21 @@ def tree_on_first(work: Callable[[], Tree], like: Tree) -> Tree:
   """
   if jax.process_count() == 1:
     return work()
-  # Leaves travel alone: a structure may hold what cannot be pickled.
+  # Leaves travel alone: a structure may hold what cannot be sent.
   leaves = on_first(lambda: [np.asarray(leaf) for leaf in jax.tree.leaves(work())])
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def greatest(number: int) -> int:
+  """Returns the greatest of the numbers that the processes have; all of them call it.
+
+  Args:
+    number: of this process, in 32 bits.
+  """
+  if jax.process_count() == 1:
+    return number
+  from jax.experimental import multihost_utils
+  return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def in_turn(work: Callable[[], T]) -> T:
@@ -95,7 +106,11 @@ def in_turn(work: Callable[[], T]) -> T:
   if jax.process_count() == 1:
     return work()
   done: list[T] = []
-  on_first(lambda: done.append(work()))
+
+  def once():
+    done.append(work())
+
+  on_first(once)
   return done[0] if done else work()
 
 

@@ -2,18 +2,22 @@
 
 `metrics.jsonl` holds nothing that depends on the clock, and a resumed run first removes what it
 will write again, so that the file of a run killed and resumed is byte for byte that of an unbroken
-run.
+run. Each line carries a checksum of what it says, `crc32`.
 """
 import contextlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator, Mapping
-from typing import SupportsFloat, SupportsInt
+from typing import Any, SupportsFloat, SupportsInt
+
+from absl import logging
 
 from mtl_jax.runs import workdirs
 
 _FILE = 'metrics.jsonl'
+_CHECKSUM = 'crc32'
 
 
 class MetricWriter:
@@ -33,7 +37,7 @@ class MetricWriter:
     self._path = os.path.join(workdir, _FILE)
     self._phase = phase
     _remove_later_lines(workdir, resume_step, phase)
-    self._file = open(self._path, 'a', encoding='utf-8', newline='\n')
+    self._file = open(self._path, 'a', encoding='utf-8', newline='\n', opener=_no_link)
     # One folder per phase, as TensorBoard purges all curves of a folder together.
     folder = os.path.join(workdir, 'tensorboard', phase or '')
     self._events = _EventFile(folder, resume_step)
@@ -64,7 +68,7 @@ class MetricWriter:
     numbers = {name: float(value) for name, value in values.items()}
     head = {'step': int(step)} | ({'phase': self._phase} if self._phase else {})
     try:
-      self._file.write(json.dumps(head | numbers) + '\n')
+      self._file.write(_line(head | numbers))
       self._file.flush()  # else a killed run would lose lines whose checkpoint is there
     except OSError as error:
       raise OSError(f'could not write {self._path}: {error.strerror}') from error
@@ -133,17 +137,57 @@ def _remove_later_lines(workdir: str | os.PathLike, resume_step: int, phase: str
       lines = file.read().splitlines(keepends=True)
   except FileNotFoundError:
     return
+  for number, line in enumerate(lines, 1):
+    if line.endswith(b'\n') and _content(line) is None:
+      logging.warning('%s: line %d is damaged, and left out', os.path.join(workdir, _FILE), number)
   kept = [line for line in lines if _stays(line, resume_step, phase)]
   if len(kept) < len(lines):
     workdirs.write_file(workdir, _FILE, b''.join(kept))
 
 
 def _stays(line: bytes, resume_step: int, phase: str | None) -> bool:
-  """Whether a resumed run keeps a line; one that was cut short goes."""
-  if not line.endswith(b'\n'):
-    return False
+  """Whether a resumed run keeps a line; one that was cut short or damaged goes."""
+  content = _content(line)
+  return content is not None and (content.get('phase') != phase
+                                  or 0 < resume_step >= content['step'])
+
+
+def read(workdir: str | os.PathLike, phase: str) -> list[dict[str, Any]]:
+  """Returns the metrics of a phase, in the order of its steps.
+
+  Args:
+    workdir: directory of the run.
+    phase: whose lines.
+
+  Raises:
+    ValueError: a line is damaged.
+    OSError: there is no such file.
+  """
+  path = os.path.join(workdir, _FILE)
+  with open(path, 'rb') as file:
+    lines = file.read().splitlines(keepends=True)
+  found = [_content(line) for line in lines]
+  if None in found:
+    raise ValueError(f'{path} is damaged: line {found.index(None) + 1} is not what was written; '
+                     'restore it')
+  return [content for content in found if content is not None and content.get('phase') == phase]
+
+
+def _line(content: dict[str, Any]) -> str:
+  return json.dumps(content | {_CHECKSUM: zlib.crc32(json.dumps(content).encode())}) + '\n'
+
+
+def _content(line: bytes) -> dict[str, Any] | None:
+  """What a line says; None where it is cut short or damaged. Earlier versions wrote no checksum."""
   try:
     content = json.loads(line)
-    return content.get('phase') != phase or 0 < resume_step >= content['step']
-  except (ValueError, KeyError, AttributeError):
-    return False
+    checksum = content.pop(_CHECKSUM, None)
+    whole = checksum is None or checksum == zlib.crc32(json.dumps(content).encode())
+    return content if whole and line.endswith(b'\n') and isinstance(content['step'], int) else None
+  except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    return None
+
+
+def _no_link(path: str, flags: int) -> int:
+  """Opens a file, but not through a link that somebody may have put in its place."""
+  return os.open(path, flags | getattr(os, 'O_NOFOLLOW', 0), 0o666)

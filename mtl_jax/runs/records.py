@@ -9,7 +9,7 @@ from absl import logging
 
 from mtl_jax import configs, stages
 from mtl_jax.configs import Config
-from mtl_jax.runs import hosts, models, workdirs
+from mtl_jax.runs import differences, hosts, models, workdirs
 from mtl_jax.runs.fit import Fitted
 from mtl_jax.runs.validation import Validation
 from mtl_jax.sharding import Layout
@@ -23,10 +23,15 @@ def stream_key(seed: int, stream: Stream) -> jax.Array:
   """Returns the root key of one stream of random numbers of a run.
 
   Args:
-    seed: of the run.
+    seed: of the run, in [0, 2^32).
     stream: 'init' (initial weights), 'train' (batches and tasks), 'validate' or 'test' (tasks;
       those of a test depend on the seed alone: `meta_test.task_keys(stream_key(seed, 'test'), n)`).
+
+  Raises:
+    ValueError: a seed outside of [0, 2^32), which would have the stream of another.
   """
+  if not 0 <= seed < 2**32:
+    raise ValueError(f'expected a seed from 0 to 2^32 - 1, got {seed}')
   return jax.random.fold_in(jax.random.key(seed), get_args(Stream).index(stream))
 
 
@@ -105,13 +110,31 @@ def claim(workdir: str, settings: dict[str, Any]) -> dict[str, Any] | None:
                         'settings')
 
   def on_disk():
-    workdirs.claim(workdir, settings)
+    workdirs.claim(workdir, settings, _extends)
     return workdirs.read_results(workdir)
 
   results = hosts.on_first(on_disk)
   if results is not None:
     logging.info('the run in %s is finished: nothing to do', workdir)
   return results
+
+
+def _extends(there: dict[str, Any], here: dict[str, Any]) -> bool:
+  """Whether only the steps differ, and are more: then a run goes on where its schedule allows it.
+
+  That of meta-training is halved every so many steps, however many there are in all.
+  """
+  found = [each for each in differences.find(there, here) if not each.name.startswith('data')]
+  if [each.name for each in found] != ['config.steps'] or 'time_budget' in here:
+    return False
+  more = there['config']['steps'] < here['config']['steps']
+  if more and here['command'] == 'pretrain':
+    raise ValueError(
+        'the work directory belongs to a run with other settings: '
+        f'{differences.summarize(found)}; '
+        'a pre-training cannot go on, as its learning rate falls to zero along its steps; choose '
+        'another --workdir')
+  return more and here['command'] == 'meta_train'
 
 
 def machine_results(layout: Layout | None) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def read_leaf_list(directory: str, step: int) -> dict[str, Any]:
 
 
 def leaf_list(step: int, arrays: dict[str, np.ndarray], accuracy: float | None,
-              ci95: float | None = None) -> dict[str, Any]:
+              ci95: float | None = None, awaits_validation: bool = False) -> dict[str, Any]:
   """Returns what is stored of one step as JSON, beside its arrays.
 
   Args:
@@ -90,13 +90,15 @@ def leaf_list(step: int, arrays: dict[str, np.ndarray], accuracy: float | None,
     arrays: path -> array.
     accuracy: on the validation tasks; None where not measured.
     ci95: half-width of its 95% interval; None where not measured.
+    awaits_validation: whether the accuracy is still to be measured.
 
   Returns:
-    `step`, `accuracy`, `ci95`, `leaves` (path -> [shape, dtype, checksum]) and `checksum`, of these
-    four.
+    `step`, `accuracy`, `ci95`, `leaves` (path -> [shape, dtype, checksum]), `awaits_validation`
+    where it does, and `checksum`, of all these.
   """
   described = {name: _describe(array) for name, array in arrays.items()}
   content = {'step': step, 'accuracy': accuracy, 'ci95': ci95, 'leaves': described}
+  content |= {'awaits_validation': True} if awaits_validation else {}
   return content | {'checksum': _checksum_of_list(content)}
 
 

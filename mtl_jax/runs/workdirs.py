@@ -10,26 +10,31 @@ import io
 import json
 import os
 import platform
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import filelock
 import jax
 import numpy as np
 
 from mtl_jax.runs import differences, orbax_io
+from mtl_jax.untrusted import checked_json
 
 _SETTINGS, _RESULTS = 'settings.json', 'results.json'
 _UNFINISHED = '.tmp'  # ending of a file until it is whole
 _DATA = 'data'  # in settings: where images came from, which decides nothing beside their checksum
 
 
-def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
+def claim(workdir: str | os.PathLike, settings: dict[str, Any],
+          extends: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda there, here: False
+          ) -> None:
   """Makes `workdir` the directory of the run with these settings, or confirms that it is.
 
   Args:
     workdir: directory of the run; made, with its parents, where it is missing.
     settings: all that decides the outcome of the run, and `data`; values that JSON can hold.
+    extends: (settings there, settings here) -> whether the run there may go on by those here, where
+      they differ; its results are removed then, as it is no longer finished.
 
   Raises:
     ValueError: the directory belongs to a run with other settings, holds other files, is a file, or
@@ -49,9 +54,15 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any]) -> None:
                   'choose another --workdir') from error
   if _SETTINGS in present:
     # A round trip through JSON, as tuples come back as lists.
-    _refuse_other_settings(workdir, read_settings(workdir), json.loads(json.dumps(settings)))
+    there, here = read_settings(workdir), json.loads(json.dumps(settings))
     if not os.access(workdir, os.W_OK):
       raise OSError(f'work directory {workdir} is not writable: choose another --workdir')
+    if extends(there, here):
+      with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(workdir, _RESULTS))  # first: killed in between, it may be extended
+      write_json(workdir, _SETTINGS, settings)
+    else:
+      _refuse_other_settings(workdir, there, here)
   elif set(present) - {_SETTINGS + _UNFINISHED}:  # which a killed process may have left
     raise ValueError(f'work directory {workdir} holds files but no {_SETTINGS}, so it is not that '
                      'of a run; choose an empty or new --workdir')
@@ -147,7 +158,9 @@ def write_file(workdir: str | os.PathLike, name: str, content: bytes) -> None:
   path = os.path.join(os.fspath(workdir), name)
   unfinished = path + _UNFINISHED
   try:
-    with open(unfinished, 'wb') as file:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(unfinished)  # of a killed process; or a link that somebody put there
+    with open(unfinished, 'xb') as file:  # never through a link
       file.write(content)
       file.flush()
       os.fsync(file.fileno())  # else the rename may reach the disk before the content
@@ -158,8 +171,25 @@ def write_file(workdir: str | os.PathLike, name: str, content: bytes) -> None:
     raise OSError(f'could not write {path}: {error.strerror}') from error
 
 
+class Held(NamedTuple):
+  """A work directory that this process works on."""
+  path: str
+  identity: tuple[int, int]  # device and inode of the directory
+
+  def check(self) -> None:
+    """Sees to it that the directory is still there.
+
+    Raises:
+      OSError: it was moved, removed or replaced: what is written would be a part of nothing.
+    """
+    if _identity(self.path) != self.identity:
+      raise OSError(f'work directory {self.path} was moved, removed or replaced while the run went '
+                    'on; put it back and start the same command again to resume, or choose another '
+                    '--workdir')
+
+
 @contextlib.contextmanager
-def in_use(workdir: str | os.PathLike) -> Iterator[None]:
+def in_use(workdir: str | os.PathLike) -> Iterator[Held]:
   """Keeps every other process out of a run while this one works on it.
 
   The lock is the operating system's, so that of a killed process is gone.
@@ -170,16 +200,25 @@ def in_use(workdir: str | os.PathLike) -> Iterator[None]:
   Raises:
     OSError: another process works on it.
   """
-  lock = filelock.FileLock(os.path.join(os.fspath(workdir), '.lock'))
+  workdir = os.fspath(workdir)
+  lock = filelock.FileLock(os.path.join(workdir, '.lock'))
   try:
     lock.acquire(timeout=0)
   except filelock.Timeout as error:
     raise OSError(f'work directory {workdir} is in use by another process: wait for its end, or '
                   'choose another --workdir') from error
   try:
-    yield
+    yield Held(workdir, _identity(workdir) or (0, 0))
   finally:
     lock.release()
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+  try:
+    found = os.stat(folder)
+  except OSError:
+    return None
+  return found.st_dev, found.st_ino
 
 
 def describe_machine() -> dict[str, Any]:
@@ -211,7 +250,7 @@ def _refuse_other_settings(workdir: str, there: dict[str, Any], here: dict[str, 
 
 
 def write_json(workdir: str | os.PathLike, name: str, content: dict[str, Any]) -> None:
-  """Writes an object as `<workdir>/<name>`, over an earlier one.
+  """Writes an object as `<workdir>/<name>`, with its checksum, over an earlier one.
 
   Args:
     workdir: directory of the run.
@@ -221,7 +260,7 @@ def write_json(workdir: str | os.PathLike, name: str, content: dict[str, Any]) -
   Raises:
     OSError: the file cannot be written; an earlier one stays.
   """
-  write_file(workdir, name, (json.dumps(content, indent=2) + '\n').encode())
+  write_file(workdir, name, checked_json.dump(content))
 
 
 def read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any] | None:
@@ -237,16 +276,9 @@ def read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any] | None:
   """
   path = os.path.join(os.fspath(workdir), name)
   try:
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
+    with open(path, 'rb') as file:
+      return checked_json.load(file.read(), path)
   except (FileNotFoundError, NotADirectoryError):
     return None
   except OSError as error:
     raise OSError(f'could not read {path}: {error.strerror}') from error
-  except (ValueError, RecursionError) as error:  # RecursionError: thousands of open brackets
-    raise ValueError(f'{path} is damaged: expected a JSON object ({error}); remove or restore '
-                     'it') from error
-  if not isinstance(content, dict):
-    raise ValueError(f'{path} is damaged: expected a JSON object, found {type(content).__name__}; '
-                     'remove or restore it')
-  return content

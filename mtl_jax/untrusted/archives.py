@@ -1,13 +1,10 @@
 """Archives of data sets: their members are read into memory, and nothing is extracted."""
-import lzma
 import pathlib
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 
-from mtl_jax.untrusted import zips
-from mtl_jax.untrusted.unpickler import Refused
+from mtl_jax.untrusted import regular, zips
 
 
 def read_members(source: pathlib.Path, limits: Mapping[str, int]) -> dict[str, bytes]:
@@ -40,6 +37,7 @@ def _folder_members(source: pathlib.Path,
 
 
 def _tar_members(source: pathlib.Path, limits: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+  regular.check(source)
   try:
     with tarfile.open(source, 'r|*') as tar:  # A stream: no seeking back in compressed data.
       for member in tar:
@@ -49,7 +47,9 @@ def _tar_members(source: pathlib.Path, limits: Mapping[str, int]) -> Iterator[tu
           file = tar.extractfile(member)
           assert file is not None  # as of every regular file
           yield name, file.read()
-  except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as e:
+  except (_TooLarge, MemoryError):
+    raise
+  except Exception as e:  # Damaged archives make the reader raise nearly anything.
     raise ValueError(_broken(source, e)) from e
 
 
@@ -71,6 +71,7 @@ def read_pngs(source: pathlib.Path, limit: int) -> Iterator[tuple[pathlib.PurePo
       _check_size(str(path), path.stat().st_size, limit)
       yield pathlib.PurePosixPath(path.relative_to(source).as_posix()), path.read_bytes()
     return
+  regular.check(source)
   try:
     with zipfile.ZipFile(source) as archive:
       for member in sorted(archive.infolist(), key=lambda m: m.filename):
@@ -78,14 +79,19 @@ def read_pngs(source: pathlib.Path, limit: int) -> Iterator[tuple[pathlib.PurePo
         if member.filename.endswith('.png') and not member.filename.startswith('__MACOSX'):
           _check_size(f'{source}: {member.filename}', member.file_size, limit)
           yield pathlib.PurePosixPath(member.filename), zips.content(archive, member)
-  except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError,
-          Refused) as e:
+  except (_TooLarge, MemoryError):
+    raise
+  except Exception as e:  # as above
     raise ValueError(_broken(source, e)) from e
+
+
+class _TooLarge(ValueError):
+  """A member has more bytes than any of its kind."""
 
 
 def _check_size(name: str, size: int, limit: int) -> None:
   if size > limit:
-    raise ValueError(f'{name}: expected at most {limit} bytes, found {size}')
+    raise _TooLarge(f'{name}: expected at most {limit} bytes, found {size}')
 
 
 def _broken(source: pathlib.Path, error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl_jax.untrusted import unpickler
+from mtl_jax.untrusted import regular, unpickler
 from mtl_jax.untrusted.unpickler import Refused, StandIn
 
 
@@ -35,11 +35,46 @@ def load(path: pathlib.Path, start: int = 0, boxed: bool = False) -> Any:
   Raises:
     ValueError: it names anything else (named, and not run), or is cut off or damaged.
   """
+  regular.check(path)
   with (path.open('rb') as file,
         unpickler.refusals(path, 'pickle', 'pickle of arrays, dicts, lists, strings and numbers')):
     mapped = unpickler.Mapped(file.fileno(), 0, access=mmap.ACCESS_READ)
     mapped.seek(start)
     return unpickler.Unpickler(mapped, _KNOWN_BOXED if boxed else _KNOWN).load()
+
+
+def of_bytes(source: pathlib.Path, name: str, content: bytes) -> dict[str, Any]:
+  """Reads a dict by texts from a member of an archive, as `load` reads a file.
+
+  Args:
+    source: the archive, or the folder, that the member was read from.
+    name: of the member.
+    content: all of it.
+
+  Returns:
+    The dict; a key that is missing is a ValueError too.
+
+  Raises:
+    ValueError: as `load`, or it is no dict.
+  """
+  with unpickler.refusals(source, f'pickle {name}',
+                          f'pickle {name} of arrays, dicts, lists, strings and numbers'):
+    found = unpickler.Unpickler(unpickler.Mapped.of(content), _KNOWN).load()
+    if not isinstance(found, dict):
+      raise Refused(f'a {type(found).__name__}')
+  return _Fields(f'{source}: {name}', found)
+
+
+class _Fields(dict):
+  """A dict whose missing keys are named."""
+
+  def __init__(self, where: str, content: dict):
+    super().__init__((key.decode('latin1') if isinstance(key, bytes) else key, value)
+                     for key, value in content.items())
+    self._where = where
+
+  def __missing__(self, key: str) -> Any:
+    raise ValueError(f'{self._where}: expected {key!r} in it, found none')
 
 
 class _Dtype(StandIn):

@@ -43,9 +43,12 @@ def content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     info: the entry, one of `entries`.
 
   Raises:
-    Refused: the entry holds fewer bytes.
+    Refused: the entry holds fewer bytes, or is neither stored nor deflated.
     zipfile.BadZipFile: the checksum is that of other bytes.
   """
+  if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    raise Refused(f'an entry {info.filename[:100]!r} that is compressed in another way than zip '
+                  'files usually are')
   with archive.open(info) as file:
     found = file.read(info.file_size)
   if len(found) != info.file_size:

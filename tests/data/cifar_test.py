@@ -1,5 +1,7 @@
 """CIFAR-100's binary layout, from tiny archives with all 100 classes."""
 import io
+import pickle
+import shutil
 import tarfile
 
 import numpy as np
@@ -181,3 +183,49 @@ def test_unknown_name_lists_the_known():
   with pytest.raises(ValueError, match="unknown data set 'cifar'; expected one of cifar_fs, fc100, "
                                        'folder'):
     data.load('cifar')
+
+
+def write_pickles(folder, protocol=2, **changed):
+  """torchvision's copy, of the same images as `make_members`."""
+  place = folder / 'cifar-100-python'
+  place.mkdir(parents=True)
+  contents = {'meta': {'fine_label_names': FINE, 'coarse_label_names': COARSE}}
+  for name, (count, seed) in {'train': (2, 0), 'test': (1, 1)}.items():
+    records = make_records(count, seed)
+    contents[name] = {'data': records[:, 2:], 'coarse_labels': records[:, 0].tolist(),
+                      'fine_labels': records[:, 1].tolist(), 'filenames': ['x.png'] * len(records)}
+  for name, content in (contents | changed).items():
+    (place / name).write_bytes(pickle.dumps(content, protocol))
+  return place
+
+
+@pytest.mark.parametrize('protocol', [2, 4])
+@pytest.mark.parametrize('as_archive', [False, True])
+def test_torchvisions_pickles_hold_the_same(tmp_path, protocol, as_archive):
+  binary = write_archive(tmp_path / 'binary', make_members())
+  place = write_pickles(tmp_path / 'data', protocol)
+  if as_archive:
+    with tarfile.open(tmp_path / 'data' / 'cifar-100-python.tar.gz', 'w:gz') as tar:
+      tar.add(place, place.name)
+    shutil.rmtree(place)
+    place = tmp_path / 'data' / 'cifar-100-python.tar.gz'
+  found, expected = cifar.read(place), cifar.read(binary)
+  assert found[1] == expected[1] and list(found[0]) == list(expected[0])
+  for name, images in expected[0].items():
+    np.testing.assert_array_equal(found[0][name], images)
+
+
+@pytest.mark.parametrize(('name', 'content', 'says'), [
+    ('train', {'data': np.zeros((3, 3072), np.uint8)}, "expected 'coarse_labels' in it"),
+    ('train', {'data': np.zeros((3, 3), np.uint8), 'coarse_labels': [0] * 3,
+               'fine_labels': [0] * 3}, 'expected two labels and 3072 bytes'),
+    ('train', {'data': np.zeros((1, 3072), np.uint8), 'coarse_labels': [300],
+               'fine_labels': [0]}, 'expected two labels'),
+    ('meta', [1], 'found a list'), ('meta', {'coarse_label_names': [1], 'fine_label_names': []},
+                                    'expected names'),
+])
+def test_pickles_that_hold_something_else(tmp_path, name, content, says):
+  place = write_pickles(tmp_path / 'data', **{name: content})
+  with pytest.raises(ValueError, match=says) as raised:
+    cifar.read(place)
+  assert len(str(raised.value).splitlines()) == 1

@@ -139,8 +139,9 @@ def test_rows_that_are_refused(tmp_path, rows, says):
 
 def test_files_that_are_no_table(tmp_path):
   (tmp_path / 'x.csv').write_bytes(b'path,class\n\xff\xfe\0')
-  for name in ('x.csv', 'missing.csv', '.'):
-    with pytest.raises(ValueError, match='cannot be read as CSV'):
+  for name, says in (('x.csv', 'cannot be read as CSV'), ('missing.csv', 'cannot be read as CSV'),
+                     ('.', 'expected a regular file, found a folder')):
+    with pytest.raises(ValueError, match=says):
       data.load(f'csv:{tmp_path / name}', cache_dir=tmp_path / 'cache')
   with pytest.raises(ValueError, match='expected a split among train'):
     load(tmp_path, csv_of('path,class,split', [('a/0.png', 'cat', 'holdout')]))

@@ -57,7 +57,8 @@ def test_split_file_chooses_and_orders_classes(tmp_path):
 @pytest.mark.parametrize(('content', 'message'), [
     ({'train': ['a', 'b'], 'val': ['b'], 'test': ['c']}, 'found more than once: b'),
     ({'train': ['a', 'zebra'], 'val': ['b'], 'test': ['c']}, "train class 'zebra' not found"),
-    ({'train': ['a'], 'val': ['../tree/b'], 'test': ['c']}, "val class '../tree/b' not found"),
+    ({'train': ['a'], 'val': ['../tree/b'], 'test': ['c']},
+     "expected names of classes, got val class '../tree/b'"),
     ({'train': ['a'], 'val': [], 'test': ['c']}, 'expected at least one class in val, found none'),
     ({'train': ['a'], 'val': ['b']}, 'expected {"train": [classes]'),
     ([1], 'expected {"train": [classes]'),

@@ -41,6 +41,32 @@ def test_every_layout_gives_the_same_images(tmp_path, layout):
   assert sorted((tmp_path / 'data').rglob('*')) == before
 
 
+@pytest.mark.parametrize('layout', ['folders', 'csv', 'cache'])
+@pytest.mark.parametrize('name', ['validation', 'valid'])
+def test_validation_by_other_names(tmp_path, layout, name):
+  """As learn2learn has it."""
+  WRITERS[layout](tmp_path / 'data')
+  for path in list((tmp_path / 'data').iterdir()):
+    path.rename(path.with_name(path.name.replace('val', name)))
+  layouts.assert_holds(load(tmp_path))
+
+
+@pytest.mark.parametrize(('header', 'row'), [
+    ('class_name,image_name', '{label},{file}'),  # easyfsl's
+    ('image;category', '{file};{label}'), ('"Filename"\tLabel', '{file}\t{label}'),
+    (',filename,label', '7,{file}, {label} '),
+])
+def test_tables_as_others_write_them(tmp_path, header, row):
+  layouts.write_csv(tmp_path / 'data')
+  for split in layouts.SPLITS:
+    path = tmp_path / 'data' / f'{split}.csv'
+    _, *lines = path.read_text().splitlines()
+    rows = [row.format(file=file, label=label) for file, label in (
+        line.split(',') for line in lines)]
+    path.write_text('\n'.join([header, *rows]) + '\n', encoding='utf-8-sig')
+  layouts.assert_holds(load(tmp_path))
+
+
 @pytest.mark.parametrize('layout', WRITERS)
 def test_second_load_reads_the_cache_until_a_file_changes(tmp_path, layout, monkeypatch):
   WRITERS[layout](tmp_path / 'data')
@@ -151,7 +177,7 @@ def test_split_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(('content', 'says'), [
-    ('filename,class\na.jpg,n1\n', "expected the header filename,label, found 'filename,class'"),
+    ('filename,thing\na.jpg,n1\n', "expected the header filename,label, found 'filename,thing'"),
     ('', 'expected the header filename,label, found nothing'),
     ('filename,label\na.jpg\n', "line 2: expected filename,label, found 'a.jpg'"),
     ('filename,label\nabsent.jpg,n00000005\n', "missing 1, the first: 'absent.jpg'"),

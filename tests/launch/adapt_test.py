@@ -112,7 +112,8 @@ def test_a_broken_photo_other_files_and_a_class_of_one(tmp_path):
     (['{mtl}', '--add=a'], "expected --add=CLASS=FOLDER, got 'a'"),
     (['{mtl}', '--add=test1={test0}'], 'class test1 is there already'),
     (['{mtl}', '{test}'], 'is fitted already'),
-    (['{run}', '{test}', '--predict={test}', '--reject=2'], 'a share between 0 and 1'),
+    (['{run}', '{test}', '--predict={test}', '--reject=2'],
+     'expected --reject to be a number from 0.0 to 1.0'),
     (['{run}', '{test}', '--image_size=20'], 'image_size')])
 def test_refused_in_one_line(saved, arguments, says):
   _, mtl, predictions = saved

@@ -22,7 +22,8 @@ def _results(workdir):
 
 
 def _lines(workdir):
-  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
+  return [{key: value for key, value in line.items() if key != 'crc32'} for line in lines]
 
 
 def _leaves(workdir, name):

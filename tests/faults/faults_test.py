@@ -1,0 +1,33 @@
+"""A short form of `python -m tests.faults`."""
+import pytest
+
+from tests.faults import __main__ as faults
+from tests.faults import damage, readers, tally
+
+
+def failures(found):
+  return tally.table([each for each in found if each.failures])
+
+
+@pytest.mark.slow
+def test_nothing_fails():
+  found = faults.run(num_kills=1, mutations=100, cases=200, seed=0)
+  assert not any(each.failures for each in found), failures(found)
+
+
+def test_a_few_damages_of_the_cache_and_of_every_reader(tmp_path):
+  for name in ('cache', 'readers'):
+    (tmp_path / name).mkdir()
+  found = [*damage.of_cache(tmp_path / 'cache', 20, seed=1),
+           *readers.fuzz(tmp_path / 'readers', 20, seed=1)]
+  assert not any(each.failures for each in found), failures(found)
+  assert sum(each.refused for each in found) > 100
+
+
+def test_the_table_sees_a_failure():
+  found = tally.Tally('x')
+  found.read('a', lambda: 1, lambda _: False)
+  found.read('b', lambda: {}['y'], lambda _: True)
+  found.read('c', lambda: int('z'), lambda _: True)
+  assert (found.tries, found.refused, len(found.failures)) == (3, 1, 2)
+  assert '| x | 3 | 1 | 2 |\nx: a: read without a word\nx: b: KeyError' in tally.table([found])
