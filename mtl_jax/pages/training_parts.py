@@ -1,0 +1,107 @@
+"""Parts of a page about trainings: their curves, and what scale and shift became."""
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtl_jax.pages import charts
+from mtl_jax.pages.charts import Line
+from mtl_jax.pages.markup import Html, element, folded, join, note, section, table
+from mtl_jax.pages.sources import Training
+from mtl_jax.runs import models
+
+_PHASES = {'pretrain': 'Pre-training', 'meta_train': 'Meta-training'}
+# Metric -> (what the chart is called, its factor, the metric's own interval).
+_CHARTS = {
+    'validation_accuracy': ('accuracy on validation classes, %', 100, 'validation_ci95'),
+    'accuracy': ('accuracy in training, %', 100, None),
+    'loss': ('loss in training', 1, None),
+    'hard_accuracy': ('accuracy in hard tasks, %', 100, None),
+    'failure_classes': ('failure classes of a cycle', 1, None),
+}
+_STEPS = {'pretrain': 'steps', 'meta_train': 'meta-iterations (outer steps)'}
+
+
+def curves(trainings: Sequence[Training]) -> Html | None:
+  """Draws the metrics of all trainings of a phase over each other.
+
+  Args:
+    trainings: any; None is returned where none has metrics.
+  """
+  parts = []
+  for phase, title in _PHASES.items():
+    runs = [run for run in trainings if run.settings['command'] == phase and run.metrics]
+    drawn = [chart for name in _CHARTS if (chart := _chart(runs, phase, name)) is not None]
+    if drawn:
+      parts += [element('h3', title), element('div', *drawn, class_='row')]
+  if not parts:
+    return None
+  return section('curves', 'Curves', *parts, note(
+      'Bands are 95% intervals of the mean over validation tasks, where the run recorded them; '
+      'more than 200 points of a line are averaged.'))
+
+
+def _chart(runs: Sequence[Training], phase: str, name: str) -> Html | None:
+  label, factor, interval = _CHARTS[name]
+  lines = [_line(run, phase, name, factor, interval) for run in runs]
+  lines = [line for line in lines if len(line.x)]
+  if not lines:
+    return None
+  return element('figure', element('figcaption', label),
+                 charts.lines(lines, _STEPS[phase], label))
+
+
+def _line(run: Training, phase: str, name: str, factor: float, interval: str | None) -> Line:
+  found = [line for line in run.metrics
+           if line.get('phase') == phase and isinstance(line.get(name), int | float)]
+  halves = None
+  if interval is not None and found and all(interval in line for line in found):
+    halves = [factor * line[interval] for line in found]
+  return Line(run.name, [line['step'] for line in found],
+              [factor * line[name] for line in found], halves)
+
+
+def scale_and_shift(trainings: Sequence[Training]) -> Html | None:
+  """Tells of each layer how far its scales are from 1 and its shifts from 0.
+
+  Args:
+    trainings: any; None is returned where none has scale and shift.
+  """
+  parts = []
+  for run in trainings:
+    if run.model is None or models.META_PARAMS not in run.model['files']:
+      continue
+    tree = models.read_tree(run.folder, models.META_PARAMS)
+    rows = [_row(name, layer) for name, layer in _layers(tree.get('scale_shift', {}))]
+    if rows:
+      header = ['layer', 'numbers', 'scale', 'distance from 1', 'least', 'largest', 'shift']
+      shown = table(header, rows)
+      parts.append(folded(run.name, shown) if parts else join([element('h3', run.name), shown]))
+  if not parts:
+    return None
+  return section('scale-shift', 'Scale and shift of each layer', *parts, note(
+      'Scale and shift: mean ± deviation over the layer. Distance from 1: root of the mean '
+      'square; bars are twenty times as long, at most 100 pixels. At the start of meta-training '
+      'scales are 1 and shifts 0.'))
+
+
+def _layers(tree: Mapping[str, Any], path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
+  if any(name in tree and not isinstance(tree[name], Mapping) for name in ('scale', 'gain')):
+    yield path, tree
+    return
+  for name, child in tree.items():
+    yield from _layers(child, f'{path}/{name}'.strip('/'))
+
+
+def _row(name: str, layer: Mapping[str, Any]) -> list[object]:
+  scale = np.asarray(layer['scale'] if 'scale' in layer else layer['gain'])
+  shift = np.asarray(layer['shift']) if 'shift' in layer else np.zeros(0)
+  distance = float(np.sqrt(np.mean((scale - 1) ** 2)))
+  meter = element('i', class_='meter', style=f'width:{min(100.0, 2000 * distance):.0f}px')
+  return [name, f'{scale.size + shift.size:,}', _spread(scale),
+          join([meter, f' {distance:.4f}']), f'{scale.min():.3f}', f'{scale.max():.3f}',
+          _spread(shift) if shift.size else '–']
+
+
+def _spread(values: np.ndarray) -> str:
+  return f'{values.mean():.4f} ± {values.std():.4f}'
