@@ -1,6 +1,6 @@
 """Small charts as SVG, whose colours are those of the page, light or dark."""
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ _MOST_POINTS = 200  # of a line; more are averaged
 class Line(NamedTuple):
   """A line of a chart, with the interval of each of its points where that is known."""
   name: str
+  color: int                               # its place among all runs
   x: Sequence[float]
   y: Sequence[float]
   interval: Sequence[float] | None = None  # half-widths
@@ -64,8 +65,9 @@ def lines(found: Sequence[Line], x_label: str, y_label: str) -> Html:
     return element('p', 'no measurement yet', class_='note')
   scale = _Scale(_range([x for line in thinned for x in line.x], 0),
                  _range([edge for line in thinned for edge in _edges(line)]))
-  drawn = [_line(line, place, scale) for place, line in enumerate(thinned)]
-  return join([_frame(scale, x_label, y_label, drawn), legend([line.name for line in thinned])])
+  drawn = [_line(line, scale) for line in thinned]
+  return join([_frame(scale, x_label, y_label, drawn),
+               legend({line.name: line.color for line in thinned})])
 
 
 def histogram(shares: np.ndarray, name: str, num_bins: int = 20) -> Html:
@@ -114,14 +116,24 @@ def scatter(points: np.ndarray, labels: np.ndarray, names: Sequence[str], title:
   return element('figure', element('figcaption', title), svg)
 
 
-def legend(names: Sequence[str]) -> Html:
-  """Names the colours of lines or classes, in their order.
+def legend(colors: Mapping[str, int]) -> Html:
+  """Names the colours of lines or classes.
 
   Args:
-    names: as many as there are.
+    colors: name -> number of its colour.
   """
-  return element('p', *(element('span', element('i', class_=f'k{place % NUM_COLORS}'), name)
-                        for place, name in enumerate(names)), class_='legend')
+  return element('p', *(element('span', element('i', class_=f'k{color % NUM_COLORS}'), name)
+                        for name, color in colors.items()), class_='legend')
+
+
+def meter(share: float) -> Html:
+  """Draws a share as a short bar.
+
+  Args:
+    share: in [0, 1]; beyond that it is cut off.
+  """
+  width = f'{100 * min(max(share, 0), 1):.0f}%'
+  return element('span', element('i', style=f'width:{width}'), class_='meter')
 
 
 def _thinned(line: Line) -> Line:
@@ -132,7 +144,7 @@ def _thinned(line: Line) -> Line:
   if values.shape[1] > _MOST_POINTS:
     parts = np.array_split(values, _MOST_POINTS, axis=1)
     values = np.stack([part.mean(axis=1) for part in parts], axis=1)
-  return Line(line.name, values[0].tolist(), values[1].tolist(),
+  return Line(line.name, line.color, values[0].tolist(), values[1].tolist(),
               values[2].tolist() if len(columns) == 3 else None)
 
 
@@ -147,9 +159,9 @@ def _range(values, at_most: float | None = None) -> tuple[float, float]:
   return (low - margin if at_most is None else min(low, at_most)), high + margin
 
 
-def _line(line: Line, place: int, scale: _Scale) -> Html:
+def _line(line: Line, scale: _Scale) -> Html:
   points = [scale.at(x, y) for x, y in zip(line.x, line.y, strict=True)]
-  kind = f'k{place % NUM_COLORS}' + (' second' if place >= NUM_COLORS else '')
+  kind = f'k{line.color % NUM_COLORS}' + (' second' if line.color >= NUM_COLORS else '')
   parts = []
   if line.interval is not None:
     around = list(zip(line.x, line.y, line.interval, strict=True))

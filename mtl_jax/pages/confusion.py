@@ -3,11 +3,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mtl_jax.pages import charts
 from mtl_jax.pages.markup import Html, element, join, note, table
 
 _MOST_CLASSES = 20  # of a matrix
 _MOST_CELLS = 60    # that have photos
-_MOST_PHOTOS = 10   # of each
+_MOST_PHOTOS = 7    # of each
+_ALWAYS = 6         # mistakes whose photos are always seen
 
 Show = Callable[[int, str, str | None], Html]  # (place among the answers, title, class) -> image
 
@@ -27,16 +29,19 @@ def matrix(prefix: str, names: Sequence[str], truth: np.ndarray, answers: np.nda
   np.add.at(counts, (truth, answers), 1)
   kept = _kept(counts)
   pairs = _pairs(counts, kept) if show is not None else []
-  rows = [[names[i], *(_cell(prefix, names, counts, i, j, (i, j) in pairs) for j in kept)]
+  rows = [[element('span', names[i], title=names[i]), *(_cell(prefix, names, counts, i, j, (i, j) in pairs) for j in kept)]
           for i in kept]
-  parts: list[Html] = [table(['', *(names[i] for i in kept)], rows, class_='matrix')]
+  parts: list[Html] = [table(['', *(element('span', names[i], title=names[i]) for i in kept)], rows,
+                             class_='matrix')]
   if len(kept) < len(names):
     parts.insert(0, note(f'The {len(kept)} of {len(names)} classes with most mistakes.'))
   if show is not None:
     parts.append(note('A number leads to the photos behind it, at most '
-                      f'{_MOST_PHOTOS} of each; those of mistakes stand below in any case.'))
-    parts.append(element('div', *(_photos(prefix, names, truth, answers, pair, show)
-                                  for pair in pairs), class_='cells'))
+                      f'{_MOST_PHOTOS} of each; those of the {_ALWAYS} most frequent mistakes '
+                      'stand below in any case.'))
+    parts.append(element('div', *(
+        _photos(prefix, names, truth, answers, pair, show, shown=place < _ALWAYS)
+        for place, pair in enumerate(pairs)), class_='cells'))
   return join(parts)
 
 
@@ -58,9 +63,9 @@ def hardest(names: Sequence[str], truth: np.ndarray, answers: np.ndarray, most: 
   for i in order:
     others = counts[i] * (np.arange(len(names)) != i)
     other = int(others.argmax())
-    meter = element('i', class_='meter', style=f'width:{60 * share[i]:.0f}px')
     taken = f'{names[other]} ({others[other]})' if others[other] else '–'
-    rows.append([names[i], join([meter, f' {100 * share[i]:.1f}']), asked[i], taken])
+    recognised = join([f'{100 * share[i]:.1f} ', charts.meter(share[i])])
+    rows.append([names[i], recognised, asked[i], taken])
   return table(['class', 'recognised, %', 'asked', 'most often taken for'], rows)
 
 
@@ -80,7 +85,8 @@ def _pairs(counts: np.ndarray, kept: Sequence[int]) -> dict[tuple[int, int], Non
 def _cell(prefix, names, counts, i, j, has_photos) -> Html:
   if not counts[i, j]:
     return Html('·')
-  share = f'{80 * counts[i, j] / counts[i].sum():.0f}%'
+  # Mistakes are rare where most is right: their colour is stronger.
+  share = f'{min(80, (80 if i == j else 200) * counts[i, j] / counts[i].sum()):.0f}%'
   return element('a', counts[i, j], class_='right' if i == j else 'wrong',
                  href=f'#{prefix}-{i}-{j}' if has_photos else None, style=f'--share:{share}',
                  title=_says(names, i, j))
@@ -90,11 +96,11 @@ def _says(names, i, j) -> str:
   return f'{names[i]}, recognised' if i == j else f'{names[i]} taken for {names[j]}'
 
 
-def _photos(prefix, names, truth, answers, pair, show) -> Html:
+def _photos(prefix, names, truth, answers, pair, show, *, shown) -> Html:
   i, j = pair
   found = np.flatnonzero((truth == i) & (answers == j))
-  kind = 'right' if i == j else 'wrong'
   images = [show(int(place), _says(names, i, j), None) for place in found[:_MOST_PHOTOS]]
   caption = f'{_says(names, i, j)}: {len(found)}'
   return element('figure', element('figcaption', caption),
-                 element('div', *images, class_='photos'), id=f'{prefix}-{i}-{j}', class_=kind)
+                 element('div', *images, class_='photos'), id=f'{prefix}-{i}-{j}',
+                 class_=None if shown and i != j else 'asked')

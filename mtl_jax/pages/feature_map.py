@@ -21,7 +21,7 @@ def draw(run: FinishedRun, images: Images) -> Html:
     images: of a split.
   """
   labels, chosen = _chosen(images)
-  batch = np.asarray(images.pool.images[chosen])
+  batch = images.at(chosen)
   with stages.stage(f'encoding {len(batch)} images twice for the map of features'):
     encode = jax.jit(lambda network, some: encoding.encode_images(
         network, some, run.normalization, backbone=run.backbone))
@@ -29,15 +29,15 @@ def draw(run: FinishedRun, images: Images) -> Html:
                      for network in (run.backbone_vars, finished.network_of(run)))
   first, second = principal(before), principal(after)
   names = images.names[:labels.max() + 1]
-  said = [f'{when}: between classes {100 * between_classes(features, labels):.1f}% of the variance'
-          for when, features in (('before, Θ alone', before),
-                                 ('after, with what was meta-learned', after))]
+  said = [f'{when}: {100 * between_classes(features, labels):.1f}% of the variance between classes'
+          for when, features in (('before', before), ('after', after))]
   maps = [charts.scatter(points, labels, names, title) for points, title in
           zip((first, turned(second, first)), said, strict=True)]
-  return join([element('div', *maps, class_='row'), charts.legend(names), note(
-      f'{len(batch)} images of {len(names)} unseen classes, each map by the two axes of largest '
-      'variance of its own, turned to resemble the other. Shares of the variance are of all '
-      'axes, of features of length 1.')])
+  colors = {name: place for place, name in enumerate(names)}
+  return join([element('div', *maps, class_='row'), charts.legend(colors), note(
+      f'{len(batch)} images of {len(names)} unseen classes, each map by its own two axes of largest '
+      'variance: before by Θ alone; after with what was meta-learned, turned to resemble the '
+      'first. Shares of the variance are of all axes, of features of length 1.')])
 
 
 def principal(features: np.ndarray) -> np.ndarray:

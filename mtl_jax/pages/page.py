@@ -15,7 +15,7 @@ from mtl_jax.weights import new_files
 
 # No script runs in a page, and nothing is fetched from elsewhere.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_MOST_SEEN = 4  # meta-tests whose tasks are answered again
+_MOST_SEEN = 2  # meta-tests whose tasks are answered again: the best
 
 
 class Written(NamedTuple):
@@ -53,7 +53,9 @@ def write(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *,
       test_parts.classes(seen, pictures), test_parts.maps(seen),
       photo_parts.classifiers(found.classifiers, pictures),
       training_parts.scale_and_shift(found.trainings), _settings(found)]
-  return _write(out, found, [part for part in sections if part is not None], pictures, missing)
+  title = ', '.join(os.path.basename(os.path.abspath(path)) for path in paths)
+  return _write(out, title, found, [part for part in sections if part is not None], pictures,
+                missing)
 
 
 def of_classifier(classifier: Classifier, name: str, out: str | os.PathLike, *,
@@ -72,7 +74,7 @@ def of_classifier(classifier: Classifier, name: str, out: str | os.PathLike, *,
   check_place(out, overwrite=overwrite)
   found, pictures = Sources([], [], [Photos(name, None, classifier)]), Pictures()
   part = photo_parts.classifiers(found.classifiers, pictures)
-  return _write(out, found, [part or Html(''), _settings(found)], pictures, [])
+  return _write(out, name, found, [part or Html(''), _settings(found)], pictures, [])
 
 
 def check_place(out: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -101,16 +103,18 @@ def check_place(out: str | os.PathLike, *, overwrite: bool = False) -> None:
 
 
 def _seen(found: Sources, cache_dir: str | None, missing: list[str]) -> list[Seen]:
-  """The meta-tests whose images are at hand; says why others are not."""
+  """The best meta-tests whose images are at hand; says why others are not."""
   seen = []
-  for test in found.tests[:_MOST_SEEN]:
+  order = sorted(found.tests, key=lambda test: -(test.results or {}).get('accuracy', -1))
+  for test in order[:_MOST_SEEN]:
     looked = test_parts.look(test, cache_dir)
     if isinstance(looked, str):
-      missing.append(f'{test.name}, tasks and classes not shown: {looked}')
+      missing.append(f'{test.name}, its tasks and classes are not shown: {looked}')
     else:
       seen.append(looked)
-  missing += [f'{test.name}, tasks and classes not shown: only those of {_MOST_SEEN} meta-tests are'
-              for test in found.tests[_MOST_SEEN:]]
+  if order[_MOST_SEEN:]:
+    missing.append('tasks and classes of ' + ', '.join(test.name for test in order[_MOST_SEEN:])
+                   + f'; those of the {_MOST_SEEN} best meta-tests are shown')
   return seen
 
 
@@ -146,21 +150,19 @@ def _flat(settings: Mapping[str, Any], prefix: str = ''):
       yield [f'{prefix}{name}', value]
 
 
-def _write(out: str | os.PathLike, found: Sources, sections: Sequence[Html], pictures: Pictures,
-           missing: list[str]) -> Written:
+def _write(out: str | os.PathLike, title: str, found: Sources, sections: Sequence[Html],
+           pictures: Pictures, missing: list[str]) -> Written:
   if pictures.left_out:
     missing.append(f'{pictures.left_out} photos not shown: the page is large enough')
   ids = [part.split(' id="', 1)[1].split('"', 1)[0] for part in sections]
-  content = _html(found, sections, ids, missing).encode()
+  content = _html(title, found, sections, ids, missing).encode()
   folder, name = os.path.split(os.path.abspath(out))
   workdirs.write_file(folder, name, content)
   return Written(ids, len(content), missing)
 
 
-def _html(found: Sources, sections: Sequence[Html], ids: Sequence[str], missing: Sequence[str]
-          ) -> str:
-  names = [each.name for each in (*found.trainings, *found.tests, *found.classifiers)]
-  title = f'{names[0]}{f" and {len(names) - 1} more" if len(names) > 1 else ""} · mtl_jax'
+def _html(title: str, found: Sources, sections: Sequence[Html], ids: Sequence[str],
+          missing: Sequence[str]) -> str:
   titles = [part.split('<h2>', 1)[1].split('</h2>', 1)[0] for part in sections]
   links = [element('a', Html(text), href=f'#{name}')
            for text, name in zip(titles, ids, strict=True)]
@@ -172,11 +174,11 @@ def _html(found: Sources, sections: Sequence[Html], ids: Sequence[str], missing:
   unfinished += [each.name for each in found.tests if each.results is None]
   said = [element('p', f'Not finished yet: {name}. The page shows what there is.', class_='state')
           for name in unfinished]
-  said += [element('p', line, class_='state') for line in missing]
+  said += [element('p', f'Left out: {line}.', class_='state') for line in missing]
   head = element('head', element('meta', charset='utf-8'),
                  element('meta', http_equiv='Content-Security-Policy', content=_POLICY),
                  element('meta', name='viewport', content='width=device-width, initial-scale=1'),
-                 element('title', title), element('style', Html(style.CSS)))
+                 element('title', f'{title} · mtl_jax'), element('style', Html(style.CSS)))
   body = element('body', element('h1', title), element('nav', *links), *said,
                  element('ul', *states) if states else '', *sections)
   return f'<!doctype html>\n<html lang="en">{join([head, body])}</html>\n'

@@ -8,7 +8,7 @@ import numpy as np
 from mtl_jax.classifiers import Classifier
 from mtl_jax.classifiers.calibration import Interval
 from mtl_jax.data import image_files
-from mtl_jax.pages import confusion
+from mtl_jax.pages import charts, confusion
 from mtl_jax.pages.markup import Html, element, join, note, section, table
 from mtl_jax.pages.pictures import Pictures
 from mtl_jax.pages.sources import Photos
@@ -67,8 +67,7 @@ def _accuracies(accuracy: Interval, by_class: dict[str, Interval | None]) -> Htm
 def _share(share: Interval | None) -> list[object]:
   if share is None:
     return ['–', 'one photo, never left out']
-  meter = element('i', class_='meter', style=f'width:{60 * share.share:.0f}px')
-  return [join([meter, f' {100 * share.share:.1f}']),
+  return [join([f'{100 * share.share:.1f} ', charts.meter(share.share)]),
           f'{100 * share.low:.1f} to {100 * share.high:.1f}']
 
 

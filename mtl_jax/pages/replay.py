@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mtl_jax import configs, data, episodes, learnable, stages
@@ -53,6 +54,10 @@ class Images(NamedTuple):
   """The images that a meta-test drew from, and what to call their classes."""
   pool: ImagePool
   names: tuple[str, ...]
+
+  def at(self, indices: np.ndarray | int) -> np.ndarray:
+    """Returns the images of some places in the pool, uint8 [..., H, W, C]."""
+    return np.asarray(self.pool.images[indices])
 
 
 def load_images(test: Test, cache_dir: str | None = None) -> Images:
@@ -123,7 +128,7 @@ def replay(test: Test, run: FinishedRun, images: Images, tasks: Sequence[int]) -
   with stages.stage(f'answering {len(tasks)} of the tasks of {test.name} again'):
     for task in tasks:
       drawn.append(jax.tree.map(np.asarray, draw(keys[task])))
-      episode = episodes.gather(lambda at: images.pool.images[np.asarray(at)], drawn[-1],
+      episode = episodes.gather(lambda at: jnp.asarray(images.at(np.asarray(at))), drawn[-1],
                                 shot=config.shot)
       found.append(np.asarray(answer(params, network, episode)).reshape(config.way, -1))
   return Replayed(np.asarray(tasks), np.stack([each.indices for each in drawn]),

@@ -74,14 +74,15 @@ def results(tests: Sequence[Test], published: Published) -> Html | None:
     config = test.settings['config']
     settings[test.settings['dataset'], config['way'], config['shot']] = None
   for dataset, way, shot in settings:
-    rows += [[element('em', method), f'{dataset}, {way}-way {shot}-shot', '–', 'published',
-              f'{accuracy:g}' + ('' if interval is None else f' ± {interval:g}')]
+    rows += [[element('em', method),
+              f'{accuracy:g}' + ('' if interval is None else f' ± {interval:g}'),
+              f'{dataset}, {way}-way {shot}-shot', 'paper', 'published']
              for method, accuracy, interval in published(dataset, way, shot)]
-  header = ['method', 'tasks', 'protocol', 'run', 'accuracy, %']
-  return section('results', 'Results', table(header, rows), note(
+  header = ['method', 'accuracy, %', 'tasks', 'protocol', 'run']
+  return section('results', 'Results', table(header, rows, 'words'), note(
       'Means over tasks with their 95% intervals.' + (
           ' Published: Sun et al., CVPR 2019 and TPAMI; 5-way, ResNet-12 unless a row says 4CONV.'
-          if any(row[3] == 'published' for row in rows) else '')))
+          if any(row[4] == 'published' for row in rows) else '')))
 
 
 def _rows(test: Test) -> list[list[object]]:
@@ -89,12 +90,12 @@ def _rows(test: Test) -> list[list[object]]:
   what = (f'{test.settings["dataset"]} {test.settings["split"]}, {config["way"]}-way '
           f'{config["shot"]}-shot, {config["num_tasks"]} tasks')
   if test.results is None:
-    return [['not finished', what, test.settings['protocol'], test.name, '–']]
+    return [['not finished', '–', what, test.settings['protocol'], test.name]]
   found = {test.results['method']: test.results}
   found |= {'update θ' if name == 'update_theta' else name: row
             for name, row in test.results.get('baselines', {}).items()}
-  return [[method, what, test.settings['protocol'], test.name,
-           percent(row['accuracy'], row['ci95'])] for method, row in found.items()]
+  return [[method, percent(row['accuracy'], row['ci95']), what, test.settings['protocol'],
+           test.name] for method, row in found.items()]
 
 
 def tasks(tests: Sequence[Test]) -> Html | None:
@@ -128,14 +129,13 @@ def classes(seen: Sequence[Seen], pictures: Pictures) -> Html | None:
 def _classes(seen: Seen, place: int, pictures: Pictures) -> Html:
   first = seen.first
   truth, answers = first.truth.ravel(), first.answers.ravel()
-  queries, pool = first.queries.ravel(), seen.images.pool
-  names = seen.images.names
+  queries, names = first.queries.ravel(), seen.images.names
   return join([
       note(f'Of the {len(truth)} queries of the first {len(first.tasks)} tasks. Tasks are small: '
            'a class can be taken only for those that are in the same task.'),
       confusion.hardest(names, truth, answers), element('h3', 'Taken for each other'),
       confusion.matrix(f'test{place}', names, truth, answers, lambda at, title, kind:
-                       pictures.show(pool.images[queries[at]], title, kind))])
+                       pictures.show(seen.images.at(queries[at]), title, kind))])
 
 
 def episodes(seen: Sequence[Seen], pictures: Pictures) -> Html | None:
@@ -157,23 +157,24 @@ def episodes(seen: Sequence[Seen], pictures: Pictures) -> Html | None:
     return None
   return section('episodes', 'Episodes', *parts, note(
       'Left of the line the support images of a class, right of it its queries: outlined in '
-      'green where they were recognised, in red where not; point at one to see what it was '
+      'green where they were recognised, dashed in red where not; point at one to see what it was '
       'taken for.'))
 
 
 def _sheet(seen: Seen, place: int, pictures: Pictures) -> Html:
-  chosen, images, names = seen.chosen, seen.images.pool.images, seen.images.names
+  chosen, images, names = seen.chosen, seen.images, seen.images.names
   ids, rows = chosen.class_ids[place], []
   for label, indices in enumerate(chosen.indices[place]):
     name = names[ids[label]]
-    support = [pictures.show(images[at], f'{name}, support')
+    support = [pictures.show(images.at(at), f'{name}, support')
                for at in indices[:chosen.shot][:_MOST_SUPPORT]]
     queries = []
     for at, answer in zip(indices[chosen.shot:][:_MOST_QUERIES], chosen.predicted[place, label],
                           strict=False):
       right = answer == label
       said = 'recognised' if right else f'taken for {names[ids[answer]]}'
-      queries.append(pictures.show(images[at], f'{name}, {said}', 'right' if right else 'wrong'))
+      queries.append(pictures.show(images.at(at), f'{name}, {said}',
+                                   'right' if right else 'wrong'))
     rows += [element('h4', name), element('div', *support, class_='photos support'),
              element('div', *queries, class_='photos')]
   return element('div', *rows, class_='sheet')

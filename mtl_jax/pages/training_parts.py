@@ -1,4 +1,5 @@
 """Parts of a page about trainings: their curves, and what scale and shift became."""
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _CHARTS = {
     'hard_accuracy': ('accuracy in hard tasks, %', 100, None),
     'failure_classes': ('failure classes of a cycle', 1, None),
 }
+_FULL = 0.1  # distance of a scale from 1 that fills its bar
 _STEPS = {'pretrain': 'steps', 'meta_train': 'meta-iterations (outer steps)'}
 
 
@@ -42,8 +44,8 @@ def curves(trainings: Sequence[Training]) -> Html | None:
 
 
 def _chart(runs: Sequence[Training], phase: str, name: str) -> Html | None:
-  label, factor, interval = _CHARTS[name]
-  lines = [_line(run, phase, name, factor, interval) for run in runs]
+  label = _CHARTS[name][0]
+  lines = [_line(run, place, phase, name) for place, run in enumerate(runs)]
   lines = [line for line in lines if len(line.x)]
   if not lines:
     return None
@@ -51,13 +53,14 @@ def _chart(runs: Sequence[Training], phase: str, name: str) -> Html | None:
                  charts.lines(lines, _STEPS[phase], label))
 
 
-def _line(run: Training, phase: str, name: str, factor: float, interval: str | None) -> Line:
+def _line(run: Training, color: int, phase: str, name: str) -> Line:
+  _, factor, interval = _CHARTS[name]
   found = [line for line in run.metrics
            if line.get('phase') == phase and isinstance(line.get(name), int | float)]
   halves = None
   if interval is not None and found and all(interval in line for line in found):
     halves = [factor * line[interval] for line in found]
-  return Line(run.name, [line['step'] for line in found],
+  return Line(run.name, color, [line['step'] for line in found],
               [factor * line[name] for line in found], halves)
 
 
@@ -72,7 +75,8 @@ def scale_and_shift(trainings: Sequence[Training]) -> Html | None:
     if run.model is None or models.META_PARAMS not in run.model['files']:
       continue
     tree = models.read_tree(run.folder, models.META_PARAMS)
-    rows = [_row(name, layer) for name, layer in _layers(tree.get('scale_shift', {}))]
+    rows = [_row(name, layer) for name, layer in sorted(
+        _layers(tree.get('scale_shift', {})), key=lambda layer: _by_number(layer[0]))]
     if rows:
       header = ['layer', 'numbers', 'scale', 'distance from 1', 'least', 'largest', 'shift']
       shown = table(header, rows)
@@ -81,8 +85,7 @@ def scale_and_shift(trainings: Sequence[Training]) -> Html | None:
     return None
   return section('scale-shift', 'Scale and shift of each layer', *parts, note(
       'Scale and shift: mean ± deviation over the layer. Distance from 1: root of the mean '
-      'square; bars are twenty times as long, at most 100 pixels. At the start of meta-training '
-      'scales are 1 and shifts 0.'))
+      f'square; a full bar is {_FULL:g}. At the start of meta-training scales are 1 and shifts 0.'))
 
 
 def _layers(tree: Mapping[str, Any], path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -93,14 +96,18 @@ def _layers(tree: Mapping[str, Any], path: str = '') -> Iterator[tuple[str, Mapp
     yield from _layers(child, f'{path}/{name}'.strip('/'))
 
 
+def _by_number(path: str) -> list[tuple[str, int]]:
+  """Sorts block2 before block10."""
+  return [(text, int(number or 0)) for text, number in re.findall(r'(\D+)(\d*)', path)]
+
+
 def _row(name: str, layer: Mapping[str, Any]) -> list[object]:
   scale = np.asarray(layer['scale'] if 'scale' in layer else layer['gain'])
   shift = np.asarray(layer['shift']) if 'shift' in layer else np.zeros(0)
   distance = float(np.sqrt(np.mean((scale - 1) ** 2)))
-  meter = element('i', class_='meter', style=f'width:{min(100.0, 2000 * distance):.0f}px')
   return [name, f'{scale.size + shift.size:,}', _spread(scale),
-          join([meter, f' {distance:.4f}']), f'{scale.min():.3f}', f'{scale.max():.3f}',
-          _spread(shift) if shift.size else '–']
+          join([f'{distance:.4f} ', charts.meter(distance / _FULL)]),
+          f'{scale.min():.3f}', f'{scale.max():.3f}', _spread(shift) if shift.size else '–']
 
 
 def _spread(values: np.ndarray) -> str:
