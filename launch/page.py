@@ -10,7 +10,7 @@ from absl.flags import FlagValues
 
 from mtl_jax import pages
 
-from . import adapt, command
+from . import adapt, command, page_file
 from .flags.declared import Flag, Groups
 from .flags.machine import COMPILE_CACHE
 from .reproduction import paper
@@ -39,21 +39,9 @@ def run(values: FlagValues) -> None:
   Args:
     values: parsed flags.
   """
-  show(values.out, pages.write(
+  page_file.show(values.out, pages.write(
       values.run, values.out, published=paper.rows_of, images=values.images,
       cache_dir=values.cache_dir, overwrite=values.overwrite))
-
-
-def show(out: str, written: pages.Written) -> None:
-  """Says what a page shows, and what it could not.
-
-  Args:
-    out: the file.
-    written: what is in it.
-  """
-  for line in written.missing:
-    print(f'left out: {line}')
-  print(f'written to {out}, {written.size / 1e6:.2f} MB: {", ".join(written.sections)}')
 
 
 COMMAND = command.Command('page', __doc__, EXAMPLES, FLAGS, run, positional=('run',), several=True)

@@ -29,10 +29,10 @@ def matrix(prefix: str, names: Sequence[str], truth: np.ndarray, answers: np.nda
   np.add.at(counts, (truth, answers), 1)
   kept = _kept(counts)
   pairs = _pairs(counts, kept) if show is not None else []
-  rows = [[element('span', names[i], title=names[i]), *(_cell(prefix, names, counts, i, j, (i, j) in pairs) for j in kept)]
+  heads = {i: element('span', names[i], title=names[i]) for i in kept}
+  rows = [[heads[i], *(_cell(prefix, names, counts, i, j, (i, j) in pairs) for j in kept)]
           for i in kept]
-  parts: list[Html] = [table(['', *(element('span', names[i], title=names[i]) for i in kept)], rows,
-                             class_='matrix')]
+  parts: list[Html] = [table(['', *heads.values()], rows, class_='matrix')]
   if len(kept) < len(names):
     parts.insert(0, note(f'The {len(kept)} of {len(names)} classes with most mistakes.'))
   if show is not None:

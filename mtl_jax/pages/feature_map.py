@@ -35,9 +35,9 @@ def draw(run: FinishedRun, images: Images) -> Html:
           zip((first, turned(second, first)), said, strict=True)]
   colors = {name: place for place, name in enumerate(names)}
   return join([element('div', *maps, class_='row'), charts.legend(colors), note(
-      f'{len(batch)} images of {len(names)} unseen classes, each map by its own two axes of largest '
-      'variance: before by Θ alone; after with what was meta-learned, turned to resemble the '
-      'first. Shares of the variance are of all axes, of features of length 1.')])
+      f'{len(batch)} images of {len(names)} unseen classes, each map by its own two axes of '
+      'largest variance: before by Θ alone; after with what was meta-learned, turned to '
+      'resemble the first. Shares of the variance are of all axes, of features of length 1.')])
 
 
 def principal(features: np.ndarray) -> np.ndarray:

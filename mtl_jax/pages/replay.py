@@ -108,7 +108,7 @@ def replay(test: Test, run: FinishedRun, images: Images, tasks: Sequence[int]) -
     test: which tasks there were.
     run: of `load_run`.
     images: of `load_images`.
-    tasks: places among all tasks of the test.
+    tasks: places among all tasks of the test, each once.
 
   Returns:
     The answers, in the order of `tasks`.

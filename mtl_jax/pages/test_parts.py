@@ -49,14 +49,14 @@ def look(test: Test, cache_dir: str | None) -> Seen | str:
   except (OSError, ValueError) as error:
     return f'its images, or its network, are not at hand: {error}'
   first = range(min(_MOST_TASKS, len(order)))
-  found = replay.replay(test, run, images, [*first, *chosen])
-  return Seen(test, run, images, _part(found, slice(0, len(first))),
-              _part(found, slice(len(first), None)))
+  found = replay.replay(test, run, images, list(dict.fromkeys([*first, *chosen])))
+  return Seen(test, run, images, _part(found, first), _part(found, chosen))
 
 
-def _part(found: Replayed, part: slice) -> Replayed:
-  return Replayed(found.tasks[part], found.indices[part], found.class_ids[part],
-                  found.predicted[part], found.shot)
+def _part(found: Replayed, tasks: Sequence[int]) -> Replayed:
+  places = [found.tasks.tolist().index(task) for task in tasks]
+  return Replayed(found.tasks[places], found.indices[places], found.class_ids[places],
+                  found.predicted[places], found.shot)
 
 
 def results(tests: Sequence[Test], published: Published) -> Html | None:
