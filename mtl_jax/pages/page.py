@@ -52,6 +52,7 @@ def write(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *,
       test_parts.tasks(found.tests), test_parts.episodes(seen, pictures),
       test_parts.classes(seen, pictures), test_parts.maps(seen),
       photo_parts.classifiers(found.classifiers, pictures),
+      training_parts.failures(found.trainings),
       training_parts.scale_and_shift(found.trainings), _settings(found)]
   title = ', '.join(os.path.basename(os.path.abspath(path)) for path in paths)
   return _write(out, title, found, [part for part in sections if part is not None], pictures,

@@ -1,4 +1,5 @@
 """Parts of a page about trainings: their curves, and what scale and shift became."""
+import collections
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ _CHARTS = {
     'hard_accuracy': ('accuracy in hard tasks, %', 100, None),
     'failure_classes': ('failure classes of a cycle', 1, None),
 }
+_MOST_FAILED = 6  # classes that are named of each third
 _FULL = 0.1  # distance of a scale from 1 that fills its bar
 _STEPS = {'pretrain': 'steps', 'meta_train': 'meta-iterations (outer steps)'}
 
@@ -62,6 +64,36 @@ def _line(run: Training, color: int, phase: str, name: str) -> Line:
     halves = [factor * line[interval] for line in found]
   return Line(run.name, color, [line['step'] for line in found],
               [factor * line[name] for line in found], halves)
+
+
+def failures(trainings: Sequence[Training]) -> Html | None:
+  """Tells how the collection of failure classes moved, in the thirds of each meta-training.
+
+  Args:
+    trainings: any; None is returned where none recorded it.
+  """
+  parts = []
+  for run in trainings:
+    found = [int(line['most_failed']) for line in run.metrics if 'most_failed' in line]
+    if not found:
+      continue
+    names = (run.model or {}).get('classes') or []
+    thirds = [_most_common(part, names) for part in np.array_split(found, 3)]
+    rows = [[element('b', place + 1), *(third[place] if place < len(third) else '–'
+                                        for third in thirds)]
+            for place in range(max(map(len, thirds)))]
+    parts += [element('h3', run.name),
+              table(['', 'first third', 'second third', 'last third'], rows, class_='words')]
+  if not parts:
+    return None
+  return section('failures', 'Failure classes', *parts, note(
+      'The base class that failed most often in a cycle, and of how many cycles of that third of '
+      'the meta-training it was: what the hard tasks were made of above all.'))
+
+
+def _most_common(found: Sequence[int], names: Sequence[str]) -> list[str]:
+  return [f'{names[label] if label < len(names) else f"class {label}"} ({number})'
+          for label, number in collections.Counter(map(int, found)).most_common(_MOST_FAILED)]
 
 
 def scale_and_shift(trainings: Sequence[Training]) -> Html | None:

@@ -68,7 +68,7 @@ def test_a_meta_training_with_its_meta_test(tested, tmp_path):
   written = pages.write([tiny_runs.pretrained(), tiny_runs.meta_trained()], out,
                         cache_dir=str(tiny_runs.shared() / 'cache'))
   assert written.sections == ['curves', 'results', 'tasks', 'episodes', 'hardest', 'map',
-                              'scale-shift', 'settings']
+                              'failures', 'scale-shift', 'settings']
   assert not written.missing and written.size == out.stat().st_size < 5e6
   found, text = parsed(out), out.read_text()
   results = json.loads((tested / 'results.json').read_text())
