@@ -43,6 +43,7 @@ def main(page: str, folder: str | None = None) -> None:
   with (tempfile.TemporaryDirectory() as profile,
         check_browser.started(profile, PORT) as browser):
     browser.open(path.as_uri())
+    browser.until('document.readyState === "complete"', 60)
     print(', '.join(browser.script(SECTIONS)))
     if folder is not None:
       check_browser.take_screenshots(browser, pathlib.Path(folder))

@@ -8,7 +8,7 @@ import numpy as np
 from mtl_jax.pages.markup import Html, element, join
 
 _WIDTH, _HEIGHT = 400, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 10, 40
 NUM_COLORS = 8  # that the page has, as var(--c0) and so on
 _MOST_POINTS = 200  # of a line; more are averaged
 

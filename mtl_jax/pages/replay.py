@@ -70,10 +70,10 @@ def load_images(test: Test, cache_dir: str | None = None) -> Images:
   Raises:
     ValueError, OSError: they are not there, or others.
   """
-  recorded: Mapping[str, Any] = test.settings['data']
-  split, shape = test.settings['split'], recorded['image_shape']
-  if 'dataset' not in recorded:
+  recorded: Mapping[str, Any] = test.settings.get('data') or {}
+  if not {'dataset', 'image_shape'} <= set(recorded):
     raise ValueError('the run did not record where its images lay')
+  split, shape = test.settings['split'], recorded['image_shape']
   options = {name: value for name, value in recorded.items() if name in _OPTIONS}
   with stages.stage(f'reading {recorded["dataset"]}'):
     dataset = data.load(recorded['dataset'], **options, cache_dir=cache_dir, image_size=shape[0])

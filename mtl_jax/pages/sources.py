@@ -146,6 +146,8 @@ def _test(folder: str, name: str, others: Sequence[str]) -> Test:
 
 def _checkpoint(folder: str, settings: Mapping[str, Any], others: Sequence[str]) -> str | None:
   """Looks for the run that was tested: the folder that holds the test, else a run of the page."""
+  if 'checkpoint' not in settings:  # of an earlier version
+    return None
   wanted = _identity(settings['checkpoint'])
   for place in (os.path.dirname(os.path.dirname(folder)), *others):
     if os.path.isfile(os.path.join(place, _MODEL)):

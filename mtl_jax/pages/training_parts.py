@@ -83,7 +83,7 @@ def failures(trainings: Sequence[Training]) -> Html | None:
                                         for third in thirds)]
             for place in range(max(map(len, thirds)))]
     parts += [element('h3', run.name),
-              table(['', 'first third', 'second third', 'last third'], rows, class_='words')]
+              table(['', 'first third', 'second third', 'last third'], rows, class_='left')]
   if not parts:
     return None
   return section('failures', 'Failure classes', *parts, note(
