@@ -64,7 +64,8 @@ img.right { outline: 2px solid var(--good); } img.wrong { outline: 3px dashed va
   gap: 12px; margin-top: 12px; } .cells figure { padding: 8px; border-radius: 6px;
   background: var(--card); } .cells figure:target { outline: 2px solid var(--c0); }
 .cells .asked:not(:target) { display: none; }
-.left td, .left th { text-align: left; } .words td { white-space: nowrap; } .words td:not(:nth-child(2)), .words th:not(:nth-child(2)) {
+.left td, .left th { text-align: left; } .words td { white-space: nowrap; }
+.words td:not(:nth-child(2)), .words th:not(:nth-child(2)) {
   text-align: left; }
 """ + '\n'.join(f'.k{i} {{ background: var(--c{i}); }} .line.k{i} {{ stroke: var(--c{i}); }} '
                 f'.dot.k{i}, .band.k{i} {{ fill: var(--c{i}); }}' for i in range(8))

@@ -78,7 +78,7 @@ def failures(trainings: Sequence[Training]) -> Html | None:
     if not found:
       continue
     names = (run.model or {}).get('classes') or []
-    thirds = [_most_common(part, names) for part in np.array_split(found, 3)]
+    thirds = [_most_common(part.tolist(), names) for part in np.array_split(found, 3)]
     rows = [[element('b', place + 1), *(third[place] if place < len(third) else '–'
                                         for third in thirds)]
             for place in range(max(map(len, thirds)))]
@@ -93,7 +93,7 @@ def failures(trainings: Sequence[Training]) -> Html | None:
 
 def _most_common(found: Sequence[int], names: Sequence[str]) -> list[str]:
   return [f'{names[label] if label < len(names) else f"class {label}"} ({number})'
-          for label, number in collections.Counter(map(int, found)).most_common(_MOST_FAILED)]
+          for label, number in collections.Counter(found).most_common(_MOST_FAILED)]
 
 
 def scale_and_shift(trainings: Sequence[Training]) -> Html | None:
