@@ -10,9 +10,10 @@ from pathlib import Path
 
 from absl.flags import FlagValues
 
+from mtl_jax import pages
 from mtl_jax.classifiers import Classifier, networks, prediction_files, saved
 
-from . import command
+from . import command, page_file
 from .classifier_report import show, show_known
 from .flags import data, machine, network
 from .flags.declared import Flag, Groups
@@ -39,7 +40,7 @@ FLAGS: Groups = {
              PREDICT, OUT,
              Flag('save', 'New file for the classifier, .mtl, for `mtl predict`.', Path,
                   shown='FILE'),
-             OVERWRITE,
+             page_file.PAGE, OVERWRITE,
              data.IMAGE_SIZE._replace(help='Side of the photos in pixels, of public weights; by '
                                       'default as in the run, or as published.')),
     'method': (REJECT, network.OWN_BACKBONE),
@@ -55,6 +56,7 @@ def run(values: FlagValues) -> None:
   """
   network.backbone_name(values)
   check_places(values)
+  page_file.check(values, overwrite=values.overwrite)
   classifier = _classifier(values)
   for line in classifier.left_out:
     print(f'left out: {line}', file=sys.stderr)
@@ -64,6 +66,10 @@ def run(values: FlagValues) -> None:
     if values.save is not None:
       classifier.save(values.save, overwrite=values.overwrite)
       print(f'saved to {values.save}')
+    if values.page is not None:
+      page_file.show(values.page, pages.of_classifier(
+          classifier, values.save or values.photos or values.network, values.page,
+          overwrite=values.overwrite))
   if values.predict is not None:
     predict(classifier, values)
 

@@ -1,5 +1,7 @@
 """A command: flags as data, two worked examples, and the work; `start` makes a process of it."""
+import csv
 import difflib
+import io
 import itertools
 import os
 import sys
@@ -29,6 +31,7 @@ class Command(NamedTuple):
     run: the work, of the parsed flags; prints its result.
     otherwise: where to look for a flag that it does not have.
     positional: names of flags that may stand in front without their names, in this order.
+    several: whether the last of these, a list, takes all arguments that are left.
   """
   name: str
   about: str | None
@@ -37,6 +40,7 @@ class Command(NamedTuple):
   run: Callable[[FlagValues], None]
   otherwise: str = ''
   positional: tuple[str, ...] = ()
+  several: bool = False
 
 
 def start(command: Command, arguments: Sequence[str] | None = None,
@@ -103,10 +107,21 @@ def parse_or_stop(command: Command, arguments: Sequence[str]) -> FlagValues:
 def _named(command: Command, arguments: Sequence[str]) -> list[str]:
   """Names the arguments in front that have no name, by `Command.positional`."""
   given = list(itertools.takewhile(lambda argument: not argument.startswith('--'), arguments))
+  rest = arguments[len(given):]
+  if command.several and len(given) >= len(command.positional):
+    last = len(command.positional) - 1
+    given = [*given[:last], _joined(given[last:])]
   if len(given) > len(command.positional):
     raise ValueError(f'expected flags only, got {given[len(command.positional)]!r}')
   named = [f'--{name}={value}' for name, value in zip(command.positional, given, strict=False)]
-  return [*named, *arguments[len(given):]]
+  return [*named, *rest]
+
+
+def _joined(values: Sequence[str]) -> str:
+  """Writes a list as its flag reads it; values may hold commas and quotes."""
+  line = io.StringIO()
+  csv.writer(line, lineterminator='').writerow(values)
+  return line.getvalue()
 
 
 def program() -> str:

@@ -18,6 +18,7 @@ COMMANDS = {
     'adapt': 'a classifier of your own photos, how good it is, and what new photos show',
     'predict': 'new photos by a classifier that was saved',
     'export': 'a file that still adapts, or a classifier, for jax alone or a browser',
+    'page': 'a page to look at, of runs and classifiers: curves, results, tasks, photos',
     'show': 'what a run has learned, or where it stands',
     'features': 'the features that a network has of images, as a file',
     'reproduce': 'a published table, or the plot of hard tasks, beside our figures',

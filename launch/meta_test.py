@@ -12,7 +12,7 @@ from mtl_jax.configs import InnerLoop, MetaTestConfig
 from mtl_jax.phases import meta_test
 from mtl_jax.runs import finished, tables
 
-from . import command
+from . import command, page_file
 from .flags import data, machine, method, network, processes, task
 from .flags.declared import Flag, Groups
 
@@ -31,6 +31,7 @@ FLAGS: Groups = {
                   '(update θ).', Path, shown='DIR', required=True),
              data.WORKDIR._replace(required=False, help='Directory of the results; by default '
                                    'meta_test/SETTINGS in --checkpoint.'),
+             page_file.PAGE,
              *data.SOURCE_OF_TEST, *data.CLASSES),
     'method': (method.ADAPTS._replace(default=None,
                                       help=f'What the inner loop adapts; {_AS_TRAINED}'),
@@ -61,6 +62,7 @@ def run(values: FlagValues) -> None:
     values: parsed flags.
   """
   processes.join(values)
+  page_file.check(values)
   network.backbone_name(values)
   settings = finished.trained_settings(values.checkpoint)
   config = test_config(values, settings)
@@ -80,6 +82,14 @@ def run(values: FlagValues) -> None:
   tables.show(f'{results["dataset"]} {split}, {config.way}-way {config.shot}-shot, '
               f'{config.query} queries, {values.protocol}, {config.num_tasks} tasks', rows)
   print(f'{results["seconds"]:.1f} s; written to {os.path.join(workdir, "results.json")}')
+  page_file.write(values, _shown(values.checkpoint, workdir), values.cache_dir)
+
+
+def _shown(checkpoint: str, workdir: str) -> list[str]:
+  """What a page shows: the run, with all tests in it, and this test if it lies elsewhere."""
+  inside = os.path.dirname(os.path.abspath(workdir)) == os.path.abspath(
+      os.path.join(checkpoint, 'meta_test'))
+  return [checkpoint] if inside else [checkpoint, workdir]
 
 
 def test_config(values: FlagValues, settings: dict[str, Any]) -> MetaTestConfig:

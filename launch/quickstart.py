@@ -19,7 +19,7 @@ from mtl_jax.configs import (
 from mtl_jax.runs import tables, workdirs
 from mtl_jax.types import Dataset
 
-from . import command
+from . import command, page_file
 from .flags import data as data_flags
 from .flags import machine, task
 from .flags.declared import Flag, Groups
@@ -31,7 +31,7 @@ EXAMPLES = (
 )
 FLAGS: Groups = {
     'task': (task.NUM_TASKS._replace(default=2000, help='Tasks of each meta-test.'), task.SEED),
-    'data': (data_flags.WORKDIR,),
+    'data': (data_flags.WORKDIR, page_file.PAGE),
     'method': (Flag('pretrain_steps', 'Optimizer steps of pre-training.', int, 600, least=1,
                     most=1_000_000_000),
                Flag('meta_steps', 'Outer steps of each meta-training.', int, 300, least=1,
@@ -61,6 +61,7 @@ def run(values: FlagValues) -> None:
   """
   began = time.monotonic()
   root = values.workdir
+  page_file.check(values)
   workdirs.claim(root, {'command': 'quickstart'} | {
       name: values[name].value
       for name in ('seed', 'pretrain_steps', 'meta_steps', 'num_tasks', 'width')})
@@ -72,6 +73,7 @@ def run(values: FlagValues) -> None:
   else:
     logging.info('the run in %s is finished: nothing to do', root)
   _show(root)
+  page_file.write(values, [root])
 
 
 def _phases(values: FlagValues, glyphs: Dataset, root: str) -> dict[str, Any]:

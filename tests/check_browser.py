@@ -89,7 +89,7 @@ def main(model: str, photos: str, new: str, runtime: str, screenshots: str | Non
     (folder / 'dist').symlink_to(pathlib.Path(runtime).resolve())
     classes = [_decoded(path, folder, size) for path in sorted(pathlib.Path(photos).iterdir())]
     queries = _decoded(pathlib.Path(new), folder, size)
-    browser = stack.enter_context(_browser(folder / 'profile'))
+    browser = stack.enter_context(started(folder / 'profile'))
     site = stack.enter_context(_served(folder))
     browser.open(f'{site}/index.html?model=model.onnx&runtime=dist/ort.wasm.bundle.min.mjs')
     browser.until('document.getElementById("state").textContent.startsWith("Ready")')
@@ -98,7 +98,7 @@ def main(model: str, photos: str, new: str, runtime: str, screenshots: str | Non
     print(browser.script('return document.getElementById("state").textContent'))
     print(f'one photo: {min(seconds):.3f} s at best, {np.median(seconds):.3f} s in the middle')
     if screenshots:
-      _screenshots(browser, pathlib.Path(screenshots))
+      take_screenshots(browser, pathlib.Path(screenshots))
     wrong = [entry for entry in browser.console() if entry['level'] == 'SEVERE']
     if wrong or browser.script('return document.title') == '1':
       raise SystemExit(f'errors in the console, or a name that ran as HTML: {wrong}')
@@ -149,7 +149,8 @@ def _decoded(source, folder, size):
   return names, np.stack(images)
 
 
-def _screenshots(browser, folder):
+def take_screenshots(browser, folder):
+  """Writes the page at two widths, light and dark; refuses one that is wider."""
   folder.mkdir(parents=True, exist_ok=True)
   for width in (1280, 390):
     for scheme in ('light', 'dark'):
@@ -183,8 +184,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def _browser(profile):
-  port = 9517
+def started(profile, port=9517):
+  """Starts Chromium with an empty profile, and ends it."""
   driver = subprocess.Popen(['chromedriver', f'--port={port}'], stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL)
   try:

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 _IMPORTED = ('launch.main', 'launch.pretrain', 'launch.meta_train', 'launch.meta_test',
              'launch.reproduce', 'launch.import_weights', 'launch.features', 'launch.quickstart',
              'launch.adapt', 'launch.predict', 'launch.show', 'launch.export',
+             'launch.page',
              'orbax.checkpoint', 'tensorboardX', 'optax', 'rich.table', 'safetensors.numpy')
 
 

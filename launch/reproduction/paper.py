@@ -68,3 +68,18 @@ def figure(preset: str, dataset: str, shot: int) -> Figure | None:
   if preset not in by_preset or (dataset, shot) not in COLUMNS:
     return None
   return by_preset[preset][COLUMNS.index((dataset, shot))]
+
+
+def rows_of(dataset: str, way: int, shot: int) -> list[tuple[str, float, float | None]]:
+  """Returns all that was published for some tasks: (method, accuracy, interval if it is known).
+
+  Args:
+    dataset: as in `figure`.
+    way: N; other than 5 nothing was published.
+    shot: K.
+  """
+  if way != 5 or (dataset, shot) not in COLUMNS:
+    return []
+  column = COLUMNS.index((dataset, shot))
+  rows = [*MAIN, *(row for row in ABLATION if row.preset != 'ss_all')]
+  return [(row.method, *row.figures[column]) for row in rows]

@@ -117,6 +117,7 @@ def _meta_training(root_key, backbone_vars, pool, backbone, config, layout):
   step = jax.jit(sharding.per_device(step_on, layout, rows=(2,)), donate_argnums=(0, 1))
   draw_hard = jax.jit(functools.partial(readers.draw_hard_tasks, config=config),
                       out_shardings=layout and layout.replicated)
+  told = jax.jit(meta_train.failure_metrics)
   read = readers.ordinary_tasks(root_key, pool, config)
   places, flags = readers.without_images(pool), (np.bool(False), np.bool(True))
   root_key, backbone_vars, places, is_hard = placement.replicate(
@@ -145,8 +146,9 @@ def _meta_training(root_key, backbone_vars, pool, backbone, config, layout):
       state, failures, means = take(state, failures, batches, False)
       if config.num_hard_tasks:
         with hard_tasks(failures, first) as batches:
-          state, _, hard_means = take(state, failures, batches, True)
+          state, failures, hard_means = take(state, failures, batches, True)
         means |= {f'hard_{name}': value for name, value in hard_means.items()}
+        means |= told(failures)
       state = yield state, means
 
 

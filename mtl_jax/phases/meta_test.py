@@ -25,7 +25,7 @@ from mtl_jax.types import (
 
 __all__ = ['MetaTestConfig', 'Protocol', 'accuracies', 'accuracies_encoded', 'accuracies_per_task',
            'accuracy_of', 'apply_protocol', 'each_image_alone', 'feature_accuracies',
-           'image_task_accuracy', 'summarize', 'task_accuracy', 'task_keys']
+           'image_task_accuracy', 'image_task_logits', 'summarize', 'task_accuracy', 'task_keys']
 
 Protocol = Literal['inductive', 'paper']
 
@@ -92,12 +92,15 @@ def task_accuracy(meta_params: MetaParams, task: Episode, *, config: MetaTestCon
   Returns:
     Accuracy in [0, 1], a scalar.
   """
+  return accuracy_of(_task_logits(meta_params, task, config), task.query_labels)
+
+
+def _task_logits(meta_params, task, config):
   inner = config.inner
-  adapted = base_learner.adapt(
+  return base_learner.adapt(
       meta_params.base_learner, task.support, task.support_labels, task.query,
       inner_lr=learnable.inner_rates(meta_params, inner), num_steps=inner.steps,
-      regularization=inner.regularization)
-  return accuracy_of(adapted.query_logits, task.query_labels)
+      regularization=inner.regularization).query_logits
 
 
 def image_task_accuracy(meta_params: MetaParams, network: BackboneVars, task: Episode,
@@ -116,19 +119,34 @@ def image_task_accuracy(meta_params: MetaParams, network: BackboneVars, task: Ep
   Returns:
     Accuracy in [0, 1], a scalar.
   """
+  logits = image_task_logits(meta_params, network, task, normalization, backbone=backbone,
+                             config=config)
+  return accuracy_of(logits, task.query_labels)
+
+
+def image_task_logits(meta_params: MetaParams, network: BackboneVars, task: Episode,
+                      normalization: Normalization | None, *, backbone: Backbone,
+                      config: MetaTestConfig) -> jax.Array:
+  """Adapts to one Episode of images under any settings, and answers its queries.
+
+  Args:
+    meta_params, network, task, normalization, backbone, config: as in `image_task_accuracy`.
+
+  Returns:
+    [N*Q, N].
+  """
   task = _normalized(task, normalization, flip_support=config.flip_support)
   inner = config.inner
   if inner.adapts == 'head':
     support, query = (
         backbone.features(network, images, batch_stats_mode=inner.batch_stats_mode)
         for images in (task.support, task.query))
-    return task_accuracy(meta_params, task._replace(support=support, query=query), config=config)
+    return _task_logits(meta_params, task._replace(support=support, query=query), config)
   rates = learnable.inner_rates(meta_params, inner)
   tasks = jax.tree.map(lambda x: x[None], task)
-  logits = inner_loop.find(inner.adapts).adapt(
+  return inner_loop.find(inner.adapts).adapt(
       meta_params.base_learner, network, rates, tasks, backbone=backbone,
-      inner=dataclasses.replace(inner, batching='loop'))
-  return accuracy_of(logits[0], task.query_labels)
+      inner=dataclasses.replace(inner, batching='loop'))[0]
 
 
 def _normalized(task, normalization, *, flip_support):

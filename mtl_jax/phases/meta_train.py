@@ -25,8 +25,8 @@ from mtl_jax.types import (
   TaskKeys,
 )
 
-__all__ = ['MetaTrainConfig', 'check_config', 'cycle', 'draw_tasks', 'init', 'step_on',
-           'steps_per_cycle', 'task_keys']
+__all__ = ['MetaTrainConfig', 'check_config', 'cycle', 'draw_tasks', 'failure_metrics', 'init',
+           'step_on', 'steps_per_cycle', 'task_keys']
 
 # What is left of the way to the minimum after T steps is about exp(-α T λ); e^-3 is 5%.
 _LEAST_APPROACH = 3.0
@@ -207,7 +207,8 @@ def cycle(state: MetaState, root_key: Array, backbone_vars: BackboneVars, pool: 
 
   Returns:
     (state after the cycle, means of `loss` and `accuracy` over its ordinary tasks, and of
-    `hard_loss` and `hard_accuracy` over its hard tasks where there are any).
+    `hard_loss` and `hard_accuracy` over its hard tasks, with `failure_metrics`, where there are
+    any).
 
   References: Sun et al., CVPR 2019, section 4.3; TPAMI version, algorithm 1.
   """
@@ -224,8 +225,23 @@ def cycle(state: MetaState, root_key: Array, backbone_vars: BackboneVars, pool: 
     return (state, failures), metrics
 
   no_failures = jnp.zeros(pool.class_sizes.shape, jnp.int32)
-  (state, _), metrics = jax.lax.scan(one_step, (state, no_failures), is_hard)
+  (state, failures), metrics = jax.lax.scan(one_step, (state, no_failures), is_hard)
   means = {name: jnp.mean(values[:num_ordinary]) for name, values in metrics.items()}
   if config.num_hard_tasks:
     means |= {f'hard_{name}': jnp.mean(values[num_ordinary:]) for name, values in metrics.items()}
+    means |= failure_metrics(failures)
   return state, means
+
+
+def failure_metrics(failures: Array) -> dict[str, jax.Array]:
+  """Tells in two numbers of which classes the hard tasks of a cycle were made.
+
+  Args:
+    failures: int32 [classes], the multiset of failure classes at the end of the cycle.
+
+  Returns:
+    `failure_classes`, how many there were, and `most_failed`, the first of those that failed most
+    often.
+  """
+  return {'failure_classes': jnp.sum(jnp.asarray(failures) > 0),
+          'most_failed': jnp.argmax(failures)}

@@ -155,8 +155,7 @@ def _begin(loop: _Loop, state: Any, found: Found, awaits: bool) -> None:
       _validate_and_save(loop, state, 0 if found is None else found[0])
   elif found[0] == 0:
     # The writer began the file anew, without the line of this checkpoint.
-    hosts.on_first(lambda: loop.writer.write(
-        0, {'validation_accuracy': loop.checkpoints.score(0).accuracy}))
+    hosts.on_first(lambda: loop.writer.write(0, _validated(loop.checkpoints.score(0))))
 
 
 def _advance_to_end(loop: _Loop, state: Any, step: int) -> None:
@@ -213,6 +212,14 @@ def _bad_arrays(state: Any) -> list[str]:
           if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(np.asarray(leaf)).all()]
 
 
+def _validated(score: Score) -> dict[str, float]:
+  """The metrics of a validation; the interval where it is known."""
+  found = {'validation_accuracy': score.accuracy}
+  if score.ci95 is not None and math.isfinite(score.ci95):
+    found['validation_ci95'] = score.ci95
+  return found
+
+
 def _validate_and_save(loop: _Loop, state: Any, step: int) -> None:
   hosts.on_first(loop.held.check)
   saved = step in hosts.on_first(loop.checkpoints.steps)  # and awaits this validation
@@ -224,7 +231,7 @@ def _validate_and_save(loop: _Loop, state: Any, step: int) -> None:
   with preemption.rescued_by(save_unvalidated if hosts.is_first() else lambda: None):
     accuracy, ci95 = loop.validate(state)
   # Metrics go before the checkpoint: a run resumed from this step keeps the lines up to it.
-  loop.writer.write(step, {'validation_accuracy': accuracy})
+  loop.writer.write(step, _validated(Score(accuracy, ci95)))
   loop.progress.say(f'{loop.phase} step {step}: validation accuracy {100 * accuracy:.2f}%')
   loop.checkpoints.save(step, state, accuracy, ci95)
 

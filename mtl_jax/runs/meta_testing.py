@@ -54,7 +54,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
   episodes.check_episode(pool, way=config.way, shot=config.shot, query=config.query, split=split)
   finished.check_statistics(os.fspath(checkpoint), run.settings, config.inner.batch_stats_mode)
   plain = learnable.nothing_learned(run.backbone, config.way)
-  meta_params = _meta_params(run, plain, checkpoint, config.way)
+  meta_params = tested_params(run, plain, checkpoint, config.way)
   data = records.describe_data(dataset)
   settings = {'command': 'meta_test', 'dataset': dataset.name, 'data': data, 'split': split,
               'protocol': protocol, 'seed': seed, 'config': configs.to_json(config),
@@ -101,12 +101,18 @@ def _writing(workdir: str, results: dict[str, Any]) -> Callable[[], None]:
   return write
 
 
-def _meta_params(run: FinishedRun, plain: MetaParams, checkpoint: str | os.PathLike,
-                 way: int) -> MetaParams:
-  """What was learned; θ of another number of classes starts from zero.
+def tested_params(run: FinishedRun, plain: MetaParams, checkpoint: str | os.PathLike,
+                  way: int) -> MetaParams:
+  """Returns what was learned; θ of another number of classes starts from zero.
 
   Classes of a task come in random order. So all that a learned θ could hand to a task of another
   way is its mean over the orders, which is the same for every class; softmax takes that for zero.
+
+  Args:
+    run: of `finished.load`.
+    plain: what takes the place of what was not learned.
+    checkpoint: work directory of the run, for the message.
+    way: N, of the tasks.
   """
   if run.meta_params is None:
     return plain

@@ -76,7 +76,8 @@ def test_meta_training(pool, monkeypatch):
     assert_equal(streamed_seen[step], seen[step])
   hard = [bool(streamed_seen[step][-1]) for step in range(15)]
   assert hard == 3 * [False, False, False, True, True]
-  assert found[-1][1].keys() == {'loss', 'accuracy', 'hard_loss', 'hard_accuracy'}
+  assert found[-1][1].keys() == {'loss', 'accuracy', 'hard_loss', 'hard_accuracy',
+                                      'failure_classes', 'most_failed'}
   assert_close(found, expected)
   assert np.abs(found[-1][0].meta_params.scale_shift['block1']['conv']['scale'] - 1).max() > 1e-2
 

@@ -16,6 +16,7 @@ from launch import (
   import_weights,
   meta_test,
   meta_train,
+  page,
   pretrain,
   quickstart,
   reproduce,
@@ -23,7 +24,7 @@ from launch import (
 )
 from launch.flags import declared
 from launch.reproduction import rows, transfer
-from mtl_jax import configs, data, runs
+from mtl_jax import configs, data, pages, runs
 from mtl_jax.classifiers import networks
 from mtl_jax.configs import TEST_LOOP, PretrainConfig
 from mtl_jax.data import photos
@@ -71,6 +72,7 @@ def stand_ins(monkeypatch):
     for name in names:
       monkeypatch.setattr(module, name, reached)
   monkeypatch.setattr(feature_files, 'write', reached)
+  monkeypatch.setattr(pages, 'write', reached)
   for name in ('load', 'load_classifier'):
     monkeypatch.setattr(networks, name, lambda *_: types.SimpleNamespace(export=reached))
   monkeypatch.setattr(summaries, 'of_run', reached)
@@ -99,6 +101,7 @@ WORKDIR = ['--workdir=run']
     (quickstart, [WORKDIR]),
     (reproduce, [['--table=fc100', '--budget=smoke', *WORKDIR],
                  ['--table=transfer', '--budget=smoke', *WORKDIR]]),
+    (page, [['run', '--out=x.html']]),
     (show, [['run']]),
     (export, [['imagenet', '--out=x.bin'], ['x.mtl', '--out=x.bin']]),
     (features, [['imagenet', 'photos', '--out=x.npz']]),

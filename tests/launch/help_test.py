@@ -46,7 +46,7 @@ def test_help_lists_the_flags_of_the_command_in_groups(module, width):
   assert titles == [title for title in TITLES if title.lower() in found.flags]
   # Features are of images, whatever the task; to show a run nothing is computed.
   without = {'features': {'task'}, 'adapt': {'task'}, 'predict': {'task'},
-             'show': {'task', 'machine'}, 'export': {'task', 'machine'}}
+             'page': {'task'}, 'show': {'task', 'machine'}, 'export': {'task', 'machine'}}
   assert {'task', 'data', 'machine'} - found.flags.keys() == without.get(module, set())
   listed = re.findall(r'^  --(?:\[no\])?(\w+)', text, re.MULTILINE)
   assert listed == [flag.name for flag in declared.flatten(found.flags)]

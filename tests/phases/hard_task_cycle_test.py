@@ -58,7 +58,8 @@ def test_a_cycle_is_ordinary_tasks_then_hard_tasks_of_the_classes_that_failed(mo
   state, metrics, seen, traces = steps_of(cycles, monkeypatch, config)
   assert traces == 1 and int(state.step) == STEPS * cycles
   assert [int(s[0]) for s in seen] == list(range(STEPS * cycles))
-  assert set(metrics) == {'loss', 'accuracy', 'hard_loss', 'hard_accuracy'}
+  assert set(metrics) == {'loss', 'accuracy', 'hard_loss', 'hard_accuracy', 'failure_classes',
+                          'most_failed'}
   checked = outside_earlier = most = 0
   earlier = set()
   for first in range(0, STEPS * cycles, STEPS):
@@ -80,6 +81,8 @@ def test_a_cycle_is_ordinary_tasks_then_hard_tasks_of_the_classes_that_failed(mo
         checked += 1
     outside_earlier += len(earlier - set(np.flatnonzero(failures)))
     earlier |= set(np.flatnonzero(failures))
+  assert int(metrics['failure_classes']) == np.sum(failures > 0)
+  assert int(metrics['most_failed']) == failures.argmax()
   # The collection of one cycle did not hold all of the ones before.
   assert checked >= 6 and outside_earlier > 0 and most > 1
 

@@ -1,0 +1,185 @@
+"""A page as a whole: its sections in order, and the file."""
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import mtl_jax
+from mtl_jax.classifiers import Classifier
+from mtl_jax.pages import photo_parts, sources, style, test_parts, training_parts
+from mtl_jax.pages.markup import Html, element, folded, join, note, section, table
+from mtl_jax.pages.pictures import Pictures
+from mtl_jax.pages.sources import Photos, Sources
+from mtl_jax.pages.test_parts import Published, Seen
+from mtl_jax.runs import workdirs
+from mtl_jax.weights import new_files
+
+# No script runs in a page, and nothing is fetched from elsewhere.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_MOST_SEEN = 2  # meta-tests whose tasks are answered again: the best
+
+
+class Written(NamedTuple):
+  """What a page shows."""
+  sections: list[str]  # their ids
+  size: int            # bytes
+  missing: list[str]   # a line for each thing that could not be shown
+
+
+def write(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *,
+          published: Published = lambda *_: (), images: bool = True,
+          cache_dir: str | None = None, overwrite: bool = False) -> Written:
+  """Writes a page of runs and classifiers.
+
+  Args:
+    paths: work directories, finished or not, and classifiers that were saved (.mtl).
+    out: of the file, `.html`.
+    published: rows to stand beside results.
+    images: load the images of meta-tests, and answer some of their tasks again, for what needs
+      that: hardest classes, episodes, the map of features.
+    cache_dir: of decoded images.
+    overwrite: replace a file that is there.
+
+  Raises:
+    FileNotFoundError: there is no such run or file.
+    ValueError: a run or a file is damaged or not ours; another ending, or a file that is there.
+    OSError: the page cannot be written.
+  """
+  check_place(out, overwrite=overwrite)
+  found, pictures, missing = sources.find(paths), Pictures(), []
+  seen = _seen(found, cache_dir, missing) if images else []
+  sections = [
+      training_parts.curves(found.trainings), test_parts.results(found.tests, published),
+      test_parts.tasks(found.tests), test_parts.episodes(seen, pictures),
+      test_parts.classes(seen, pictures), test_parts.maps(seen),
+      photo_parts.classifiers(found.classifiers, pictures),
+      training_parts.failures(found.trainings),
+      training_parts.scale_and_shift(found.trainings), _settings(found)]
+  title = ', '.join(os.path.basename(os.path.abspath(path)) for path in paths)
+  return _write(out, title, found, [part for part in sections if part is not None], pictures,
+                missing)
+
+
+def of_classifier(classifier: Classifier, name: str, out: str | os.PathLike, *,
+                  overwrite: bool = False) -> Written:
+  """Writes a page of a classifier that need not have been saved.
+
+  Args:
+    classifier: any.
+    name: what to call it.
+    out: as in `write`.
+    overwrite: as in `write`.
+
+  Raises:
+    ValueError, OSError: as `write`.
+  """
+  check_place(out, overwrite=overwrite)
+  found, pictures = Sources([], [], [Photos(name, None, classifier)]), Pictures()
+  part = photo_parts.classifiers(found.classifiers, pictures)
+  return _write(out, name, found, [part or Html(''), _settings(found)], pictures, [])
+
+
+def check_place(out: str | os.PathLike, *, overwrite: bool = False) -> None:
+  """Refuses a place that `write` could not write to, before anything is computed for it.
+
+  Args:
+    out: as in `write`.
+    overwrite: as in `write`.
+
+  Raises:
+    ValueError: another ending, or a file that is there.
+    OSError: its folder is not there, or not writable.
+  """
+  path = os.fspath(out)
+  folder = os.path.dirname(os.path.abspath(path))
+  if not path.lower().endswith(('.html', '.htm')):
+    raise ValueError(f'expected the file of a page to end in .html, got {path}')
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f'the folder of {path} does not exist')
+  if not os.access(folder, os.W_OK):
+    raise PermissionError(f'the folder of {path} is not writable')
+  if os.path.isdir(path):
+    raise IsADirectoryError(f'{path} is a folder: expected the name of a file')
+  if not overwrite:
+    new_files.refuse_existing(path)
+
+
+def _seen(found: Sources, cache_dir: str | None, missing: list[str]) -> list[Seen]:
+  """The best meta-tests whose images are at hand; says why others are not."""
+  seen = []
+  order = sorted(found.tests, key=lambda test: -(test.results or {}).get('accuracy', -1))
+  for test in order[:_MOST_SEEN]:
+    looked = test_parts.look(test, cache_dir)
+    if isinstance(looked, str):
+      missing.append(f'{test.name}, its tasks and classes are not shown: {looked}')
+    else:
+      seen.append(looked)
+  if order[_MOST_SEEN:]:
+    missing.append('tasks and classes of ' + ', '.join(test.name for test in order[_MOST_SEEN:])
+                   + f'; those of the {_MOST_SEEN} best meta-tests are shown')
+  return seen
+
+
+def _settings(found: Sources) -> Html:
+  """All settings and versions, of each run in a part that opens."""
+  parts = []
+  for run in found.trainings:
+    versions = run.model['versions'] if run.model is not None else {}
+    parts.append(_facts(run.name, run.settings, versions))
+  for test in found.tests:
+    settings = {name: value for name, value in test.settings.items() if name != 'checkpoint'}
+    parts.append(_facts(test.name, settings, (test.results or {}).get('versions', {})))
+  for photos in found.classifiers:
+    head, run = photos.classifier.head, photos.classifier.encoder.run
+    parts.append(_facts(photos.name, {
+        'head': head.kind, 'strength': head.strength, 'temperature': head.temperature,
+        'backbone': run.settings['backbone'], 'readout': run.settings.get('readout', {})}, {}))
+  return section('settings', 'Settings and versions', *parts,
+                 note(f'Page written by mtl_jax {mtl_jax.__version__}.'))
+
+
+def _facts(name: str, settings: Mapping[str, Any], versions: Mapping[str, Any]) -> Html:
+  said = ', '.join(f'{package} {version}' for package, version in versions.items())
+  return folded(name, note(said or 'versions are recorded when a run is finished'),
+                table(['setting', 'value'], list(_flat(settings)), class_='facts'))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = ''):
+  for name, value in settings.items():
+    if isinstance(value, Mapping):
+      yield from _flat(value, f'{prefix}{name}.')
+    else:
+      yield [f'{prefix}{name}', value]
+
+
+def _write(out: str | os.PathLike, title: str, found: Sources, sections: Sequence[Html],
+           pictures: Pictures, missing: list[str]) -> Written:
+  if pictures.left_out:
+    missing.append(f'{pictures.left_out} photos not shown: the page is large enough')
+  ids = [part.split(' id="', 1)[1].split('"', 1)[0] for part in sections]
+  content = _html(title, found, sections, ids, missing).encode()
+  folder, name = os.path.split(os.path.abspath(out))
+  workdirs.write_file(folder, name, content)
+  return Written(ids, len(content), missing)
+
+
+def _html(title: str, found: Sources, sections: Sequence[Html], ids: Sequence[str],
+          missing: Sequence[str]) -> str:
+  titles = [part.split('<h2>', 1)[1].split('</h2>', 1)[0] for part in sections]
+  links = [element('a', Html(text), href=f'#{name}')
+           for text, name in zip(titles, ids, strict=True)]
+  states = [element('li', element('b', run.name), f': {run.state}') for run in found.trainings]
+  states += [element('li', element('b', test.name), ': meta-test, '
+                     + ('finished' if test.results is not None else 'not finished'))
+             for test in found.tests]
+  unfinished = [each.name for each in found.trainings if each.model is None]
+  unfinished += [each.name for each in found.tests if each.results is None]
+  said = [element('p', f'Not finished yet: {name}. The page shows what there is.', class_='state')
+          for name in unfinished]
+  said += [element('p', f'Left out: {line}.', class_='state') for line in missing]
+  head = element('head', element('meta', charset='utf-8'),
+                 element('meta', http_equiv='Content-Security-Policy', content=_POLICY),
+                 element('meta', name='viewport', content='width=device-width, initial-scale=1'),
+                 element('title', f'{title} · mtl_jax'), element('style', Html(style.CSS)))
+  body = element('body', element('h1', title), element('nav', *links), *said,
+                 element('ul', *states) if states else '', *sections)
+  return f'<!doctype html>\n<html lang="en">{join([head, body])}</html>\n'
