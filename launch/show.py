@@ -1,6 +1,6 @@
 """Shows what a run has learned, or where it stands; or what an exported file holds.
 
-DIR is the work directory of a pre-training, a meta-training or an import, or a folder with the
+RUN is the work directory of a pre-training, a meta-training or an import, or a folder with the
 files of a model alone, whose checksums are compared; or a file that mtl export has written.
 """
 import os
@@ -19,7 +19,8 @@ EXAMPLES = (
     ('A pre-training that still runs:', 'runs/pre'),
 )
 FLAGS: Groups = {
-    'data': (Flag('run', 'As the first argument: DIR.', Path, shown='DIR', required=True),),
+    'data': (Flag('run', 'As the first argument: RUN, a work directory or a file of mtl export.',
+                  Path, shown='RUN', required=True),),
 }
 
 

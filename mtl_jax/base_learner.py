@@ -81,6 +81,7 @@ def one_hot(labels: Array, way: int, dtype: jax.typing.DTypeLike) -> jax.Array:
   Returns:
     [n, N].
   """
+  labels = jnp.asarray(labels)
   classes = jax.lax.broadcasted_iota(labels.dtype, (labels.shape[0], way), 1)
   return (labels[:, None] == classes).astype(dtype)
 

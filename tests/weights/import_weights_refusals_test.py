@@ -57,6 +57,7 @@ def write_files(folder):
   path = folder / 'conv4' / 'model.json'
   model = json.loads(path.read_text())
   model['settings']['backbone'] = {'name': 'conv4'}
+  del model['checksum']
   path.write_text(json.dumps(model))
 
 
@@ -124,7 +125,7 @@ CASES = {  # arguments; what the message holds
         ['expected weights for 5 classes (--way)', 'for 3']),
     'no_format': (['--source=sound.pth'], ['expected --format, one of efficientnet_lite']),
     'unknown_format': (
-        ['--source=sound.pth', '--format=caffe'], ['format', 'pytorch|tensorflow', '--help']),
+        ['--source=sound.pth', '--format=caffe'], ['format', 'pytorch, tensorflow', '--help']),
     'neither_source_nor_export': ([PYTORCH], ['expected either --source', 'or --export']),
     'source_and_export': (
         ['--source=sound.pth', '--export=new.npz'], ['expected either --source', 'or --export']),
