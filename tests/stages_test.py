@@ -48,8 +48,8 @@ def test_the_innermost_speaks(said):
 
 def test_a_quiet_one_is_announced_late(said, monkeypatch):
   monkeypatch.setattr(stages, 'FIRST_AFTER', 0.0)
+  began = time.monotonic()
   with stages.stage('training', quiet=True):
-    began = time.monotonic()
     until(lambda: said)
   assert said[0] == 'training ...' and time.monotonic() - began >= 0.2
 

@@ -65,6 +65,8 @@ def main(workdir: str, moment: str, *names: str) -> None:
       time.sleep(60)
     return Score(float(state.value), 0.1)
 
+  for number in preemption.SIGNALS:  # some are ignored where the tests were started by nohup
+    signal.signal(number, signal.SIG_DFL)
   with terminal.lasting_output(), preemption.watched(), terminal.errors_in_one_line():
     train(workdir, advance_and_tell, validate_and_tell)
 
