@@ -53,16 +53,13 @@ def errors_in_one_line(debug: bool = False) -> Iterator[None]:
     with _shown_trace(debug):
       yield
   except (ValueError, OSError, FloatingPointError) as error:
+    _stop_if_alone(error)
     stop(str(error) or type(error).__name__, 1)
   except preemption.Stopped as stopped:
     stop(str(stopped), stopped.status)
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    _stop_if_alone(error)
     text = ' '.join(str(error).split())[:_MOST_CHARACTERS]
-    if _lost_another(error):
-      if (number := preemption.told()) is not None:  # so has that one
-        stop(preemption.message(number), 128 + number)
-      stop(f'lost another process of this run ({text}); start the same command again in all '
-           'processes to resume', 1)
     stop(f'{text or "out of memory"}; if memory ran out, choose a smaller --batch_size, '
          '--microbatch or --image_size, or give --images=host', 1)
   except KeyboardInterrupt:
@@ -162,10 +159,19 @@ def _end(status: int) -> NoReturn:
   sys.exit(status)
 
 
-def _lost_another(error: Exception) -> bool:
-  """Whether another process has ended, which an error of what they compute together tells."""
-  return (jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError) and
-          _LOST.search(str(error)) is not None)
+def _stop_if_alone(error: Exception) -> None:
+  """Ends this process where another one has ended, which an error of what they compute tells.
+
+  JAX raises it as a JaxRuntimeError, or as a ValueError where an array is fetched that failed.
+  """
+  ours = not re.match('[A-Z_]+: ', str(error))  # theirs begin with a code, such as UNKNOWN
+  if ours or not jax.distributed.is_initialized() or not _LOST.search(str(error)):
+    return
+  if (number := preemption.told()) is not None:  # so has that one
+    stop(preemption.message(number), 128 + number)
+  text = ' '.join(str(error).split())[:_MOST_CHARACTERS]
+  stop(f'lost another process of this run ({text}); start the same command again in all processes '
+       'to resume', 1)
 
 
 def _not_of_tfds(record: python_logging.LogRecord) -> bool:

@@ -10,7 +10,8 @@ from mtl_jax.types import BackboneVars
 
 
 @pytest.mark.parametrize('name, width', [
-    ('efficientnet_lite0', 8), ('resnet18', 8), ('vit_small_16', 64),
+    ('resnet18', 8), ('vit_small_16', 64),
+    pytest.param('efficientnet_lite0', 8, marks=pytest.mark.slow),
     pytest.param('resnet50', 4, marks=pytest.mark.slow)])
 def test_folded_weights_give_the_same_features(name, width):
   backbone = backbones.create(name, (32, 32, 3), width=width)

@@ -33,7 +33,8 @@ def test_the_parts_and_the_twin_are_the_network(name):
   np.testing.assert_allclose(twin(variables, images), features, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['efficientnet_lite0', 'resnet18', SLOW])
+@pytest.mark.parametrize('name', [
+    'resnet18', SLOW, pytest.param('efficientnet_lite0', marks=pytest.mark.slow)])
 def test_batch_statistics_move_the_running_ones(name):
   # Sixteen images of four last pixels each: statistics of fewer values magnify rounding.
   backbone, variables, _ = network(name, 64)

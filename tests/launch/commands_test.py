@@ -146,6 +146,7 @@ def test_images_on_the_host_end_the_same(meta_tested, tmp_path):
                                 np.load(meta_tested / 'accuracies.npy'))
 
 
+@pytest.mark.slow
 def test_bfloat16_over_a_float32_pretraining(tmp_path):
   run = tmp_path / 'half'
   tiny_runs.finished('meta_train', f'--pretrained={tiny_runs.pretrained()}', f'--workdir={run}',

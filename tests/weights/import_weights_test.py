@@ -44,6 +44,7 @@ def test_from_a_pth_to_scores_under_both_protocols_and_back(tmp_path):
       np.testing.assert_array_equal(back[key], array)
 
 
+@pytest.mark.slow
 def test_tensorflow_dictionaries_are_meta_trained_further_by_batch_statistics(tmp_path):
   run, trained, files = tmp_path / 'run', tmp_path / 'trained', tmp_path / 'files'
   files.mkdir()
