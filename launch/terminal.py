@@ -164,7 +164,8 @@ def _stop_if_alone(error: Exception) -> None:
 
   JAX raises it as a JaxRuntimeError, or as a ValueError where an array is fetched that failed.
   """
-  ours = not re.match('[A-Z_]+: ', str(error))  # theirs begin with a code, such as UNKNOWN
+  # Whatever its class, an error of XLA's begins with a code, such as UNKNOWN.
+  ours = not (isinstance(error, jax.errors.JaxRuntimeError) or re.match('[A-Z_]+: ', str(error)))
   if ours or not jax.distributed.is_initialized() or not _LOST.search(str(error)):
     return
   if (number := preemption.told()) is not None:  # so has that one
