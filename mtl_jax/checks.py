@@ -42,14 +42,13 @@ def labels(name: str, values: Any, way: int) -> None:
     raise ValueError(f'expected {name} from 0 to {way - 1}, got {wrong.reshape(-1)[0]}')
 
 
-def at_least(name: str, values: Any, least: float, *, above: bool = False) -> None:
+def at_least(name: str, values: Any, least: float) -> None:
   """Refuses numbers that are below a bound, NaN or infinite.
 
   Args:
     name: of the argument.
     values: a number, or an array of numbers.
     least: the bound.
-    above: whether the bound itself is refused too.
 
   Raises:
     ValueError: such a number, of known values.
@@ -57,7 +56,7 @@ def at_least(name: str, values: Any, least: float, *, above: bool = False) -> No
   found = known(values)
   if found is None:
     return
-  wrong = ~np.isfinite(found) | (found <= least if above else found < least)
+  wrong = ~np.isfinite(found) | (found < least)
   if wrong.any():
-    raise ValueError(f'expected {name} {"above" if above else "of at least"} {least:g}, got '
+    raise ValueError(f'expected {name} of at least {least:g}, got '
                      f'{found[wrong].reshape(-1)[0]}')

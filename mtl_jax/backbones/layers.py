@@ -51,11 +51,7 @@ def conv_by_platform(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any
   devices keep.
 
   Args:
-    x: [B, H, W, c_in].
-    kernel: [kh, kw, c_in, c_out].
-    strides: (rows, columns).
-    padding: pairs of pixels, or 'SAME'.
-    **options: other arguments of `lax.conv_general_dilated`, as `nn.Conv` passes them.
+    x, kernel, strides, padding, **options: as in `conv`.
 
   Returns:
     [B, H', W', c_out].

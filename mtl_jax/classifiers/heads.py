@@ -94,15 +94,15 @@ def _fit_ridge(x, weights, labels, num_classes, several) -> Head:
   order = order[several[order]]
   which = np.sort(order[np.linspace(0, len(order) - 1, min(len(order), _MOST_JUDGED)).astype(int)])
   basis = softmax_head.make_basis(x, weights, *x.shape)
-  fits = {strength: ridge_head.fit(basis, weights, labels, num_classes, strength)
-          for strength in RIDGE_STRENGTHS}
+  sums = ridge_head.class_sums(basis, weights, labels, num_classes)
   strength, temperature, chosen = _most_likely(
-      {strength: ridge_head.left_out_scores(basis, weights, labels, w, strength, which)
-       for strength, w in fits.items()}, labels[which])
+      {strength: ridge_head.left_out_scores(basis, weights, labels,
+                                            ridge_head.fit(basis, sums, strength), strength, which)
+       for strength in RIDGE_STRENGTHS}, labels[which])
   judged = np.zeros(len(labels), bool)
   judged[which] = True
-  return Head('ridge', _of_features(basis, fits[strength]), strength, temperature, labels, judged,
-              chosen)
+  w = ridge_head.fit(basis, sums, strength)
+  return Head('ridge', _of_features(basis, w), strength, temperature, labels, judged, chosen)
 
 
 def _most_likely(logits_by_strength, labels) -> tuple[float, float, np.ndarray]:

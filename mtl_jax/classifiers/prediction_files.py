@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from mtl_jax.classifiers.classifier import Prediction
-from mtl_jax.runs import workdirs
+from mtl_jax.runs import new_files, workdirs
 
 ENDINGS = ('.csv', '.jsonl')
 NONE = 'none of these'  # the label of what was rejected
@@ -22,17 +22,12 @@ def check(path: str | os.PathLike, *, overwrite: bool) -> None:
     overwrite: replace a file that is there.
 
   Raises:
-    ValueError: another ending.
-    OSError: the file is there already, or its folder is not.
+    ValueError, OSError: another ending, or as `new_files.check_place`.
   """
-  path = os.fspath(path)
-  if not path.endswith(ENDINGS):
+  if not os.fspath(path).endswith(ENDINGS):
     raise ValueError(f'expected the file of predictions to end in {" or ".join(ENDINGS)}, got '
                      f'{path}')
-  if not overwrite and os.path.lexists(path):
-    raise FileExistsError(f'{path} is there already: choose another --out, or give --overwrite')
-  if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-    raise FileNotFoundError(f'the folder of {path} does not exist')
+  new_files.check_place(path, overwrite=overwrite)
 
 
 def write(path: str | os.PathLike, predictions: Sequence[Prediction], *,

@@ -13,23 +13,36 @@ import numpy as np
 from mtl_jax.classifiers.softmax_head import Basis
 
 
-def fit(basis: Basis, weights: np.ndarray, labels: np.ndarray, num_classes: int, strength: float
-        ) -> np.ndarray:
-  """Minimises the loss.
+def class_sums(basis: Basis, weights: np.ndarray, labels: np.ndarray, num_classes: int
+               ) -> np.ndarray:
+  """Computes Σ_i w_i x_i y_iᵀ, which serves for every strength.
 
   Args:
     basis: of n images, without padding.
     weights: [n].
     labels: int [n].
     num_classes: N.
+
+  Returns:
+    float32 [r, N].
+  """
+  rows = np.asarray(basis.rows)
+  sums = np.zeros((num_classes, rows.shape[1]), np.float32)
+  np.add.at(sums, labels, weights[:, None] * rows)
+  return sums.T
+
+
+def fit(basis: Basis, sums: np.ndarray, strength: float) -> np.ndarray:
+  """Minimises the loss.
+
+  Args:
+    basis: of n images, without padding.
+    sums: of `class_sums`.
     strength: C.
 
   Returns:
     float32 W [r, N].
   """
-  rows = np.asarray(basis.rows)
-  sums = np.zeros((rows.shape[1], num_classes), np.float32)
-  np.add.at(sums.T, labels, weights[:, None] * rows)
   return sums / (np.asarray(basis.curvature) + 1 / strength)[:, None]
 
 

@@ -15,10 +15,10 @@ from mtl_jax import backbones, configs
 from mtl_jax.classifiers.encoder import Encoder
 from mtl_jax.classifiers.heads import Head
 from mtl_jax.configs import PretrainConfig
-from mtl_jax.runs import finished, workdirs
+from mtl_jax.runs import finished, new_files, workdirs
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.types import BackboneVars, Normalization
-from mtl_jax.weights import new_files, paths, public_files
+from mtl_jax.weights import paths, public_files
 
 FORMAT = 2  # of the file; another one is refused
 _HEAD = ('weights', 'labels', 'left_out', 'left_out_logits')
@@ -71,16 +71,12 @@ def check_place(path: str | os.PathLike, *, overwrite: bool = False) -> None:
     overwrite: as in `write`.
 
   Raises:
-    ValueError: another ending, or a file that is there.
-    FileNotFoundError: its folder is not there.
+    ValueError, OSError: another ending, or as `new_files.check_place`.
   """
   path = os.fspath(path)
   if not path.endswith('.mtl'):
     raise ValueError(f'expected the file of a classifier to end in .mtl, got {path}')
-  if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-    raise FileNotFoundError(f'the folder of {path} does not exist')
-  if not overwrite:
-    new_files.refuse_existing(path)
+  new_files.check_place(path, overwrite=overwrite)
 
 
 def read(path: str | os.PathLike) -> Content:

@@ -10,8 +10,7 @@ from mtl_jax.exports import about as about_file
 from mtl_jax.exports import jax_file, onnx_file
 from mtl_jax.exports.loaded import Exported
 from mtl_jax.exports.program import Conv, Program
-from mtl_jax.runs import workdirs
-from mtl_jax.weights import new_files
+from mtl_jax.runs import new_files, workdirs
 
 # Ending -> (how the network convolves there, what makes the content of the file).
 _FORMATS: dict[str, tuple[Conv, Callable[[Program], bytes]]] = {
@@ -52,18 +51,11 @@ def check_place(path: str | os.PathLike, *, overwrite: bool = False) -> None:
     overwrite: as in `write`.
 
   Raises:
-    ValueError: another ending, a file that is there, or a package that is missing.
-    OSError: its folder is not there, or not writable.
+    ValueError, OSError: another ending, a package that is missing, or as `new_files.check_place`.
   """
-  folder = os.path.dirname(os.path.abspath(path))
   if _ending(path) == '.onnx':
     onnx_file.check_installed('jax2onnx')
-  if not os.path.isdir(folder):
-    raise FileNotFoundError(f'the folder of {path} does not exist')
-  if not os.access(folder, os.W_OK):
-    raise PermissionError(f'the folder of {path} is not writable')
-  if not overwrite:
-    new_files.refuse_existing(path)
+  new_files.check_place(path, overwrite=overwrite)
 
 
 def load(path: str | os.PathLike) -> Exported:

@@ -1,6 +1,7 @@
 """Elements of HTML and SVG whose text is escaped unless it was made here."""
 import html
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 class Html(str):
@@ -68,15 +69,22 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]], class_: st
   return element('div', element('table', head, body, class_=class_), class_='scroll')
 
 
-def section(name: str, title: str, *content: object) -> Html:
+class Section(NamedTuple):
+  """A section of the page."""
+  name: str   # its id, by which the page's first line refers to it
+  title: str
+  html: Html
+
+
+def section(name: str, title: str, *content: object) -> Section:
   """Makes a section of the page.
 
   Args:
-    name: its id, by which the page's first line refers to it.
+    name: its id.
     title: of the section.
     *content: what stands in it.
   """
-  return element('section', element('h2', title), *content, id=name)
+  return Section(name, title, element('section', element('h2', title), *content, id=name))
 
 
 def note(*content: object) -> Html:

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 import mtl_jax
 from mtl_jax.classifiers import Classifier
 from mtl_jax.pages import photo_parts, sources, style, test_parts, training_parts
-from mtl_jax.pages.markup import Html, element, folded, join, note, section, table
+from mtl_jax.pages.markup import Html, Section, element, folded, join, note, section, table
 from mtl_jax.pages.pictures import Pictures
 from mtl_jax.pages.sources import Photos, Sources
 from mtl_jax.pages.test_parts import Published, Seen
-from mtl_jax.runs import workdirs
-from mtl_jax.weights import new_files
+from mtl_jax.runs import new_files, workdirs
 
 # No script runs in a page, and nothing is fetched from elsewhere.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -55,8 +54,7 @@ def write(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *,
       training_parts.failures(found.trainings),
       training_parts.scale_and_shift(found.trainings), _settings(found)]
   title = ', '.join(os.path.basename(os.path.abspath(path)) for path in paths)
-  return _write(out, title, found, [part for part in sections if part is not None], pictures,
-                missing)
+  return _write(out, title, found, sections, pictures, missing)
 
 
 def of_classifier(classifier: Classifier, name: str, out: str | os.PathLike, *,
@@ -74,8 +72,8 @@ def of_classifier(classifier: Classifier, name: str, out: str | os.PathLike, *,
   """
   check_place(out, overwrite=overwrite)
   found, pictures = Sources([], [], [Photos(name, None, classifier)]), Pictures()
-  part = photo_parts.classifiers(found.classifiers, pictures)
-  return _write(out, name, found, [part or Html(''), _settings(found)], pictures, [])
+  parts = [photo_parts.classifiers(found.classifiers, pictures), _settings(found)]
+  return _write(out, name, found, parts, pictures, [])
 
 
 def check_place(out: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -86,21 +84,11 @@ def check_place(out: str | os.PathLike, *, overwrite: bool = False) -> None:
     overwrite: as in `write`.
 
   Raises:
-    ValueError: another ending, or a file that is there.
-    OSError: its folder is not there, or not writable.
+    ValueError, OSError: another ending, or as `new_files.check_place`.
   """
-  path = os.fspath(out)
-  folder = os.path.dirname(os.path.abspath(path))
-  if not path.lower().endswith(('.html', '.htm')):
-    raise ValueError(f'expected the file of a page to end in .html, got {path}')
-  if not os.path.isdir(folder):
-    raise FileNotFoundError(f'the folder of {path} does not exist')
-  if not os.access(folder, os.W_OK):
-    raise PermissionError(f'the folder of {path} is not writable')
-  if os.path.isdir(path):
-    raise IsADirectoryError(f'{path} is a folder: expected the name of a file')
-  if not overwrite:
-    new_files.refuse_existing(path)
+  if not os.fspath(out).lower().endswith(('.html', '.htm')):
+    raise ValueError(f'expected the file of a page to end in .html, got {out}')
+  new_files.check_place(out, overwrite=overwrite)
 
 
 def _seen(found: Sources, cache_dir: str | None, missing: list[str]) -> list[Seen]:
@@ -119,7 +107,7 @@ def _seen(found: Sources, cache_dir: str | None, missing: list[str]) -> list[See
   return seen
 
 
-def _settings(found: Sources) -> Html:
+def _settings(found: Sources) -> Section:
   """All settings and versions, of each run in a part that opens."""
   parts = []
   for run in found.trainings:
@@ -151,22 +139,19 @@ def _flat(settings: Mapping[str, Any], prefix: str = ''):
       yield [f'{prefix}{name}', value]
 
 
-def _write(out: str | os.PathLike, title: str, found: Sources, sections: Sequence[Html],
+def _write(out: str | os.PathLike, title: str, found: Sources, parts: Sequence[Section | None],
            pictures: Pictures, missing: list[str]) -> Written:
   if pictures.left_out:
     missing.append(f'{pictures.left_out} photos not shown: the page is large enough')
-  ids = [part.split(' id="', 1)[1].split('"', 1)[0] for part in sections]
-  content = _html(title, found, sections, ids, missing).encode()
+  sections = [part for part in parts if part is not None]
+  content = _html(title, found, sections, missing).encode()
   folder, name = os.path.split(os.path.abspath(out))
   workdirs.write_file(folder, name, content)
-  return Written(ids, len(content), missing)
+  return Written([part.name for part in sections], len(content), missing)
 
 
-def _html(title: str, found: Sources, sections: Sequence[Html], ids: Sequence[str],
-          missing: Sequence[str]) -> str:
-  titles = [part.split('<h2>', 1)[1].split('</h2>', 1)[0] for part in sections]
-  links = [element('a', Html(text), href=f'#{name}')
-           for text, name in zip(titles, ids, strict=True)]
+def _html(title: str, found: Sources, sections: Sequence[Section], missing: Sequence[str]) -> str:
+  links = [element('a', part.title, href=f'#{part.name}') for part in sections]
   states = [element('li', element('b', run.name), f': {run.state}') for run in found.trainings]
   states += [element('li', element('b', test.name), ': meta-test, '
                      + ('finished' if test.results is not None else 'not finished'))
@@ -181,5 +166,5 @@ def _html(title: str, found: Sources, sections: Sequence[Html], ids: Sequence[st
                  element('meta', name='viewport', content='width=device-width, initial-scale=1'),
                  element('title', f'{title} · mtl_jax'), element('style', Html(style.CSS)))
   body = element('body', element('h1', title), element('nav', *links), *said,
-                 element('ul', *states) if states else '', *sections)
+                 element('ul', *states) if states else '', *(part.html for part in sections))
   return f'<!doctype html>\n<html lang="en">{join([head, body])}</html>\n'

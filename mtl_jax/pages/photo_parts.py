@@ -9,7 +9,7 @@ from mtl_jax.classifiers import Classifier
 from mtl_jax.classifiers.calibration import Interval
 from mtl_jax.data import image_files
 from mtl_jax.pages import charts, confusion
-from mtl_jax.pages.markup import Html, element, join, note, section, table
+from mtl_jax.pages.markup import Html, Section, element, join, note, section, table
 from mtl_jax.pages.pictures import Pictures
 from mtl_jax.pages.sources import Photos
 
@@ -18,7 +18,7 @@ _MOST_DOUBTS = 20
 _MOST_CLASSES = 60
 
 
-def classifiers(found: Sequence[Photos], pictures: Pictures) -> Html | None:
+def classifiers(found: Sequence[Photos], pictures: Pictures) -> Section | None:
   """Tells of each classifier how good it is, what it confuses, and which photos look mislabelled.
 
   Args:

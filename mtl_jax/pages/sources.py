@@ -1,5 +1,5 @@
 """What a page can be made of: trainings, meta-tests and classifiers, as they lie on disk."""
-import json
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtl_jax.classifiers import Classifier, networks
-from mtl_jax.runs import finished, summaries, workdirs
+from mtl_jax.runs import finished, metrics, summaries, workdirs
 
 _SETTINGS, _MODEL = 'settings.json', 'model.json'
 
@@ -110,25 +110,10 @@ def _names(places: Sequence[str]) -> dict[str, str]:
 def _training(folder: str, name: str) -> Training:
   settings, model = finished.read_run(folder)
   facts = dict(summaries.of_run(folder))
-  return Training(name, folder, settings, model, facts['state'], _metrics(folder))
-
-
-def _metrics(folder: str) -> list[dict[str, Any]]:
-  """The lines of the metrics; a last one that was cut short is passed over."""
-  try:
-    with open(os.path.join(folder, 'metrics.jsonl'), encoding='utf-8') as file:
-      lines = file.readlines()
-  except FileNotFoundError:
-    return []
-  found = []
-  for line in lines:
-    try:
-      content = json.loads(line)
-    except ValueError:
-      continue
-    if isinstance(content, dict) and 'step' in content:
-      found.append(content)
-  return found
+  lines = []
+  with contextlib.suppress(FileNotFoundError):  # an import has none
+    lines = metrics.read(folder, settings['command'], running=model is None)
+  return Training(name, folder, settings, model, facts['state'], lines)
 
 
 def _test(folder: str, name: str, others: Sequence[str]) -> Test:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mtl_jax.pages import charts, confusion, feature_map, replay
-from mtl_jax.pages.markup import Html, element, folded, join, note, percent, section, table
+from mtl_jax.pages.markup import Html, Section, element, folded, join, note, percent, section, table
 from mtl_jax.pages.pictures import Pictures
 from mtl_jax.pages.replay import Images, Replayed
 from mtl_jax.pages.sources import Test
@@ -59,7 +59,7 @@ def _part(found: Replayed, tasks: Sequence[int]) -> Replayed:
                   found.predicted[places], found.shot)
 
 
-def results(tests: Sequence[Test], published: Published) -> Html | None:
+def results(tests: Sequence[Test], published: Published) -> Section | None:
   """Tabulates the accuracies of meta-tests, with what was published for the same tasks below.
 
   Args:
@@ -98,7 +98,7 @@ def _rows(test: Test) -> list[list[object]]:
            test.name] for method, row in found.items()]
 
 
-def tasks(tests: Sequence[Test]) -> Html | None:
+def tasks(tests: Sequence[Test]) -> Section | None:
   """Draws how the accuracies of tasks are distributed.
 
   Args:
@@ -113,7 +113,7 @@ def tasks(tests: Sequence[Test]) -> Html | None:
                  note('The upright line is the mean.'))
 
 
-def classes(seen: Sequence[Seen], pictures: Pictures) -> Html | None:
+def classes(seen: Sequence[Seen], pictures: Pictures) -> Section | None:
   """Tells which classes are hardest, and which are taken for which.
 
   Args:
@@ -138,7 +138,7 @@ def _classes(seen: Seen, place: int, pictures: Pictures) -> Html:
                        pictures.show(seen.images.at(queries[at]), title, kind))])
 
 
-def episodes(seen: Sequence[Seen], pictures: Pictures) -> Html | None:
+def episodes(seen: Sequence[Seen], pictures: Pictures) -> Section | None:
   """Shows whole tasks: support, queries, which were right and which wrong.
 
   Args:
@@ -180,7 +180,7 @@ def _sheet(seen: Seen, place: int, pictures: Pictures) -> Html:
   return element('div', *rows, class_='sheet')
 
 
-def maps(seen: Sequence[Seen]) -> Html | None:
+def maps(seen: Sequence[Seen]) -> Section | None:
   """Draws maps of features before and after meta-transfer.
 
   Args:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtl_jax.pages import charts
 from mtl_jax.pages.charts import Line
-from mtl_jax.pages.markup import Html, element, folded, join, note, section, table
+from mtl_jax.pages.markup import Html, Section, element, folded, join, note, section, table
 from mtl_jax.pages.sources import Training
 from mtl_jax.runs import models
 
@@ -26,7 +26,7 @@ _FULL = 0.1  # distance of a scale from 1 that fills its bar
 _STEPS = {'pretrain': 'steps', 'meta_train': 'meta-iterations (outer steps)'}
 
 
-def curves(trainings: Sequence[Training]) -> Html | None:
+def curves(trainings: Sequence[Training]) -> Section | None:
   """Draws the metrics of all trainings of a phase over each other.
 
   Args:
@@ -47,7 +47,7 @@ def curves(trainings: Sequence[Training]) -> Html | None:
 
 def _chart(runs: Sequence[Training], phase: str, name: str) -> Html | None:
   label = _CHARTS[name][0]
-  lines = [_line(run, place, phase, name) for place, run in enumerate(runs)]
+  lines = [_line(run, place, name) for place, run in enumerate(runs)]
   lines = [line for line in lines if len(line.x)]
   if not lines:
     return None
@@ -55,10 +55,9 @@ def _chart(runs: Sequence[Training], phase: str, name: str) -> Html | None:
                  charts.lines(lines, _STEPS[phase], label))
 
 
-def _line(run: Training, color: int, phase: str, name: str) -> Line:
+def _line(run: Training, color: int, name: str) -> Line:
   _, factor, interval = _CHARTS[name]
-  found = [line for line in run.metrics
-           if line.get('phase') == phase and isinstance(line.get(name), int | float)]
+  found = [line for line in run.metrics if name in line]
   halves = None
   if interval is not None and found and all(interval in line for line in found):
     halves = [factor * line[interval] for line in found]
@@ -66,7 +65,7 @@ def _line(run: Training, color: int, phase: str, name: str) -> Line:
               [factor * line[name] for line in found], halves)
 
 
-def failures(trainings: Sequence[Training]) -> Html | None:
+def failures(trainings: Sequence[Training]) -> Section | None:
   """Tells how the collection of failure classes moved, in the thirds of each meta-training.
 
   Args:
@@ -96,7 +95,7 @@ def _most_common(found: Sequence[int], names: Sequence[str]) -> list[str]:
           for label, number in collections.Counter(found).most_common(_MOST_FAILED)]
 
 
-def scale_and_shift(trainings: Sequence[Training]) -> Html | None:
+def scale_and_shift(trainings: Sequence[Training]) -> Section | None:
   """Tells of each layer how far its scales are from 1 and its shifts from 0.
 
   Args:

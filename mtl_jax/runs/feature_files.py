@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mtl_jax.runs import workdirs
+from mtl_jax.runs import new_files, workdirs
 
 ENDINGS = ('.npz', '.parquet')
 
@@ -17,17 +17,13 @@ def check(path: str | os.PathLike) -> None:
     path: as in `write`.
 
   Raises:
-    ValueError: another ending, or pyarrow is missing for `.parquet`.
-    OSError: the file is there already, or its folder is not.
+    ValueError, OSError: another ending, pyarrow is missing for `.parquet`, or as
+      `new_files.check_place`.
   """
-  path = os.fspath(path)
   ending = os.path.splitext(path)[1]
   if ending not in ENDINGS:
     raise ValueError(f'expected the file to end in {" or ".join(ENDINGS)}, got {path}')
-  if os.path.lexists(path):
-    raise FileExistsError(f'{path} is there already: choose another --out')
-  if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-    raise FileNotFoundError(f'the folder of {path} does not exist: choose another --out')
+  new_files.check_place(path)
   if ending == '.parquet':
     _pyarrow()
 

@@ -2,22 +2,20 @@
 
 `metrics.jsonl` holds nothing that depends on the clock, and a resumed run first removes what it
 will write again, so that the file of a run killed and resumed is byte for byte that of an unbroken
-run. Each line carries a checksum of what it says, `crc32`.
+run. Each line carries a checksum of what it says (`checked_json`).
 """
 import contextlib
-import json
 import os
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat, SupportsInt
 
 from absl import logging
 
 from mtl_jax.runs import workdirs
+from mtl_jax.untrusted import checked_json
 
 _FILE = 'metrics.jsonl'
-_CHECKSUM = 'crc32'
 
 
 class MetricWriter:
@@ -68,7 +66,7 @@ class MetricWriter:
     numbers = {name: float(value) for name, value in values.items()}
     head = {'step': int(step)} | ({'phase': self._phase} if self._phase else {})
     try:
-      self._file.write(_line(head | numbers))
+      self._file.write(checked_json.dump(head | numbers, indent=None).decode())
       self._file.flush()  # else a killed run would lose lines whose checkpoint is there
     except OSError as error:
       raise OSError(f'could not write {self._path}: {error.strerror}') from error
@@ -152,12 +150,14 @@ def _stays(line: bytes, resume_step: int, phase: str | None) -> bool:
                                   or 0 < resume_step >= content['step'])
 
 
-def read(workdir: str | os.PathLike, phase: str) -> list[dict[str, Any]]:
+def read(workdir: str | os.PathLike, phase: str, *, running: bool = False
+         ) -> list[dict[str, Any]]:
   """Returns the metrics of a phase, in the order of its steps.
 
   Args:
     workdir: directory of the run.
     phase: whose lines.
+    running: whether the run may go on, or was killed: a last line that is cut short is passed over.
 
   Raises:
     ValueError: a line is damaged.
@@ -166,6 +166,8 @@ def read(workdir: str | os.PathLike, phase: str) -> list[dict[str, Any]]:
   path = os.path.join(workdir, _FILE)
   with open(path, 'rb') as file:
     lines = file.read().splitlines(keepends=True)
+  if running and lines and not lines[-1].endswith(b'\n'):
+    lines.pop()
   found = [_content(line) for line in lines]
   if None in found:
     raise ValueError(f'{path} is damaged: line {found.index(None) + 1} is not what was written; '
@@ -173,19 +175,13 @@ def read(workdir: str | os.PathLike, phase: str) -> list[dict[str, Any]]:
   return [content for content in found if content is not None and content.get('phase') == phase]
 
 
-def _line(content: dict[str, Any]) -> str:
-  return json.dumps(content | {_CHECKSUM: zlib.crc32(json.dumps(content).encode())}) + '\n'
-
-
 def _content(line: bytes) -> dict[str, Any] | None:
   """What a line says; None where it is cut short or damaged. Earlier versions wrote no checksum."""
   try:
-    content = json.loads(line)
-    checksum = content.pop(_CHECKSUM, None)
-    whole = checksum is None or checksum == zlib.crc32(json.dumps(content).encode())
-    return content if whole and line.endswith(b'\n') and isinstance(content['step'], int) else None
-  except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    content = checked_json.load(line, _FILE)
+  except ValueError:
     return None
+  return content if line.endswith(b'\n') and isinstance(content.get('step'), int) else None
 
 
 def _no_link(path: str, flags: int) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mtl_jax.runs import new_files
+
 # Of the TensorFlow code, each in a file of its own.
 _DICTIONARIES = ('weights', 'ss_weights', 'fc_weights')
 
@@ -79,8 +81,7 @@ def check_new(path: str, format: str) -> None:
     format: 'pytorch' or 'tensorflow'.
 
   Raises:
-    ValueError: another ending.
-    OSError: the file is there already, or its folder is not.
+    ValueError, OSError: another ending, or as `new_files.check_place`.
   """
   ending = os.path.splitext(path)[1]
   if format == 'pytorch' and ending not in ('.npz', '.pth'):
@@ -88,11 +89,7 @@ def check_new(path: str, format: str) -> None:
   if format == 'tensorflow' and ending not in ('.npz', ''):
     raise ValueError(f'expected the export for {format} to end in .npz, or to be a folder, '
                      f'got {path}')
-  if os.path.exists(path):
-    raise FileExistsError(f'{path} is there already: choose another --export')
-  folder = os.path.dirname(os.path.abspath(path))
-  if not os.path.isdir(folder):
-    raise FileNotFoundError(f'folder {folder} does not exist: choose another --export')
+  new_files.check_place(path)
 
 
 def _check_is_file(path: str) -> None:

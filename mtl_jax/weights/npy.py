@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mtl_jax.runs import new_files
 from mtl_jax.untrusted import numpy_pickles, regular, unpickler, zips
 from mtl_jax.untrusted.unpickler import Refused
-from mtl_jax.weights import new_files
 
 MAX_GROWTH = 16         # bytes of arrays for each byte of a pickle, which may name one repeatedly
 # Bytes that even a small archive may grow to. One of equal numbers grows a thousandfold, so a ratio

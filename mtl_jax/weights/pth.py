@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mtl_jax.runs import new_files
 from mtl_jax.untrusted import regular, torch_pickles, unpickler, zips
 from mtl_jax.untrusted.torch_pickles import Storage, Tensor
 from mtl_jax.untrusted.unpickler import Refused
-from mtl_jax.weights import new_files
 
 MAX_PICKLE = 16 * 2**20   # bytes; a tensor takes some 200
 MAX_DEPTH = 8             # of dicts in dicts

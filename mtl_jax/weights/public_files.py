@@ -77,7 +77,8 @@ def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
   """
   import safetensors.numpy
 
-  from mtl_jax.weights import new_files, pth
+  from mtl_jax.runs import new_files
+  from mtl_jax.weights import pth
   ending = os.path.splitext(path)[1]
   if ending == '.safetensors':
     new_files.refuse_existing(path)

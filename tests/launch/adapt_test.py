@@ -105,7 +105,7 @@ def test_a_broken_photo_other_files_and_a_class_of_one(tmp_path):
     (['{run}', 'no/photos'], 'no/photos does not exist'),
     (['{run}', '{test}', '--out=x.csv'], '--out goes with --predict'),
     (['{run}', '{test}', '--predict={test}', '--out=x.txt'], 'end in .csv or .jsonl'),
-    (['{run}', '{test}', '--predict={test}', '--out={csv}'], 'is there already: choose another'),
+    (['{run}', '{test}', '--predict={test}', '--out={csv}'], 'that does not exist yet'),
     (['{run}', '{test}', '--save={mtl}'], 'expected a file that does not exist yet'),
     (['{run}', '{test}', '--save=x.bin'], 'to end in .mtl'),
     (['{run}', '{test}', '--add=a=b'], '--add goes with a saved classifier'),

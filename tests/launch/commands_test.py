@@ -23,7 +23,7 @@ def _results(workdir):
 
 def _lines(workdir):
   lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
-  return [{key: value for key, value in line.items() if key != 'crc32'} for line in lines]
+  return [{key: value for key, value in line.items() if key != 'checksum'} for line in lines]
 
 
 def _leaves(workdir, name):

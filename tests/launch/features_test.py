@@ -51,5 +51,5 @@ def test_refused_in_one_line(arguments, says, tmp_path):
 def test_a_file_that_is_there_stays(tmp_path):
   (tmp_path / 'x.npz').write_bytes(b'mine')
   result = features('imagenet', tiny_runs.shared() / 'data', f'--out={tmp_path / "x.npz"}')
-  assert result.returncode == 1 and 'is there already' in result.stderr
+  assert result.returncode == 1 and 'a file that does not exist yet' in result.stderr
   assert (tmp_path / 'x.npz').read_bytes() == b'mine'

@@ -38,6 +38,28 @@ def refuse_existing(path: str | os.PathLike) -> None:
                      'write another')
 
 
+def check_place(path: str | os.PathLike, *, overwrite: bool = False) -> None:
+  """Refuses a place that a file could not be written to, before anything is computed for it.
+
+  Args:
+    path: of the file that is going to be written.
+    overwrite: whether a file that is there will be replaced.
+
+  Raises:
+    ValueError: there is a file, a folder or a link.
+    OSError: its folder is not there, or not writable; or the path is a folder.
+  """
+  folder = os.path.dirname(os.path.abspath(path))
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f'the folder of {path} does not exist')
+  if not os.access(folder, os.W_OK):
+    raise PermissionError(f'the folder of {path} is not writable')
+  if os.path.isdir(path):
+    raise IsADirectoryError(f'{path} is a folder: expected the name of a file')
+  if not overwrite:
+    refuse_existing(path)
+
+
 def check_tensors(path: str | os.PathLike, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Returns tensors as arrays in C order and in the byte order of this machine.
 
