@@ -135,7 +135,7 @@ CASES = {  # arguments; what the message holds
     'workdir_of_something_else': (
         ['--source=sound.pth', PYTORCH, '--workdir=.'], ['holds files but no settings.json']),
     'export_over_a_file': (
-        ['--workdir=run', '--export=sound.npz'], ['sound.npz: expected a file that does not exist yet']),
+        ['--workdir=run', '--export=sound.npz'], ['sound.npz: expected a file that does not']),
     'export_into_a_missing_folder': (
         ['--workdir=run', '--export=no/new.npz'], ['the folder of no/new.npz does not exist']),
     'export_of_another_ending': (
