@@ -112,16 +112,18 @@ def test_a_resumed_run_leaves_its_images_where_they_were(tmp_path):
     assert on_host(folder, 'host') is True  # and is then refused as another run
 
 
-def test_the_frozen_lower_part_computed_once_or_in_every_step(pretrained, tmp_path, monkeypatch):
+@pytest.mark.parametrize('devices', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_frozen_lower_part_computed_once_or_in_every_step(pretrained, tmp_path, monkeypatch,
+                                                              devices):
   ends, config = [], changed(META, learn={'scope': 'last_block'}, meta_batch=2)
-  for once, layout in ((True, None), (False, None), (True, sharding.make_layout(2))):
+  layout = sharding.make_layout(devices) if devices > 1 else None
+  for once, where in ((True, layout), (False, None)):
     monkeypatch.setattr(decisions.frozen_prefix, 'fits', lambda *_, once=once, **__: once)
     meta = str(tmp_path / f'{once}{len(ends)}')
-    results = train(pretrained, meta, config=config, machine=runs.Machine(layout=layout))
+    results = train(pretrained, meta, config=config, machine=runs.Machine(layout=where))
     assert workdirs.read_settings(meta)['prefix_once'] is once
     ends.append((results['validation_accuracy'], finished.load(meta, SHAPE).meta_params))
-  for other in ends[1:]:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ends[0], other)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *ends)
 
 
 def test_an_inner_loop_of_ones_own_trains_and_tests(pretrained, tmp_path):

@@ -98,7 +98,9 @@ def test_with_norm_affine_every_batch_norm_has_a_scale_and_an_offset_and_else_no
   assert names(variables[None].params) == (with_affine if PUBLISHED_AFFINE[name] else without)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if name in ('resnet25', 'wrn28_10') else ())
+    for name in SMALL])
 def test_feature_width_at_every_image_size(name):
   for size, norm_affine in ((28, False), (32, True), (64, False), (84, True), (84, False),
                             (224, True)):

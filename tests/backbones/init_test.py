@@ -25,7 +25,7 @@ def plain_init(backbone):
 
 
 @pytest.mark.parametrize('name', [
-    'conv4', 'resnet12', pytest.param('resnet25', marks=pytest.mark.slow)])
+    'conv4', *(pytest.param(name, marks=pytest.mark.slow) for name in ('resnet12', 'resnet25'))])
 def test_compiled_or_not(name):
   backbone = backbones.create(name, (16, 16, 3), width=WIDTHS[name])
   plain = plain_init(backbone)(jax.random.key(3))

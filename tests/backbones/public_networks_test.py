@@ -55,7 +55,9 @@ def test_bfloat16_stays_near():
   assert float(jnp.abs(found - full).max()) < 0.1 * float(jnp.abs(full).max())
 
 
-@pytest.mark.parametrize('size, kernel, stride', [(9, 3, 1), (9, 5, 2), (8, 5, 2), (7, 3, 2)])
+@pytest.mark.parametrize('size, kernel, stride', [
+    (9, 3, 1), (8, 5, 2), *(pytest.param(*case, marks=pytest.mark.slow)
+                            for case in ((9, 5, 2), (7, 3, 2)))])
 def test_a_depthwise_convolution_and_its_gradients(size, kernel, stride):
   keys = jax.random.split(jax.random.key(0), 3)
   x = jax.random.normal(keys[0], (2, size, size, 6))

@@ -174,7 +174,8 @@ def test_each_form_has_the_same_tree_and_with_the_same_weights_the_same_features
     np.testing.assert_allclose(run(frozen(), images), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('form', ['nnx', pytest.param('functions', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['nnx', 'functions'])
 def test_each_form_is_meta_trained_alike(form):
   state, metrics = trained(form)
   assert int(state.step) == 3

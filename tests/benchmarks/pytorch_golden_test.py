@@ -75,7 +75,9 @@ def problem(network):
   return backbone, MetaParams(phi, {}, theta, {}, {}), variables, tasks
 
 
-@pytest.mark.parametrize('network', recipe.NETWORKS)
+@pytest.mark.parametrize('network', [
+    pytest.param(name, marks=pytest.mark.slow if name == 'resnet25' else ())
+    for name in recipe.NETWORKS])
 def test_outer_step_is_that_of_pytorch(network):
   with jax.enable_x64(True):
     backbone, *arguments = problem(network)

@@ -31,7 +31,7 @@ def measured():
 
 
 @pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.slow if name == 'scaling' else ())
+    pytest.param(name, marks=pytest.mark.slow if name in ('scaling', 'inner_loop') else ())
     for name in suite_runs.SUITES if name != 'compile'])
 def test_a_suite_writes_its_files(measured, name, tmp_path):
   found, _ = measured(name)

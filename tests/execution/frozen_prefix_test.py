@@ -47,7 +47,8 @@ def trained(backbone, frozen, dataset, config, layout=None):
 
 
 @pytest.mark.parametrize('row, on', [
-    *((row, (1, 'replicated')) for row in ROWS),
+    *(pytest.param(row, (1, 'replicated'), marks=pytest.mark.slow if row.startswith('FT[') else ())
+      for row in ROWS),
     pytest.param('FT θ', (2, 'replicated'), marks=pytest.mark.slow), ('FT θ', (2, 'sharded'))],
     ids=str)
 def test_two_cycles_of_meta_training_end_the_same(row, on):
@@ -67,7 +68,7 @@ def test_two_cycles_of_meta_training_end_the_same(row, on):
 
 
 @pytest.mark.parametrize('name', [
-    'conv4', 'resnet12', pytest.param('wrn28_10', marks=pytest.mark.slow)])
+    'conv4', *(pytest.param(name, marks=pytest.mark.slow) for name in ('resnet12', 'wrn28_10'))])
 def test_both_parts_are_the_network(name):
   backbone, frozen = make(name, mirror=name == 'resnet12')
   cut = frozen_prefix.find_cut(backbone, LAST_BLOCK)

@@ -119,8 +119,9 @@ def test_streamed(phase):
   assert_close(ten_steps(phase, from_host, layout_of(8)), on_one(phase))
 
 
-@pytest.mark.parametrize('config', [TEST, meta_test.apply_protocol(TEST, 'paper')],
-                         ids=['encoded', 'paper'])
+@pytest.mark.parametrize('config', [
+    pytest.param(TEST, id='encoded'),
+    pytest.param(meta_test.apply_protocol(TEST, 'paper'), id='paper', marks=pytest.mark.slow)])
 def test_meta_test(config, monkeypatch):
   monkeypatch.setattr(encoding, 'IMAGES_PER_PASS', 3)
   backbone, variables = network()

@@ -32,7 +32,7 @@ class _Interrupted(Exception):
 
 
 @pytest.mark.parametrize('phase, streams', [
-    (meta_training, 2), pytest.param(pretraining, 1, marks=pytest.mark.slow)])
+    pytest.param(meta_training, 2, marks=pytest.mark.slow), (pretraining, 1)])
 def test_resumed_and_stopped_early(pool, monkeypatch, phase, streams):
   unbroken = run(phase, from_host, pool)
   opened, original = [], read_ahead.stream

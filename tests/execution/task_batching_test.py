@@ -25,7 +25,8 @@ def network():
   return backbone, backbone.init(jax.random.key(0))
 
 
-def test_every_batching_has_the_same_loss_and_gradient(network):
+@pytest.mark.parametrize('batching', ['patches', pytest.param('vmap', marks=pytest.mark.slow)])
+def test_every_batching_has_the_same_loss_and_gradient(network, batching):
   backbone, frozen = network
   meta_params = meta_train.init(backbone, frozen, CONFIG).meta_params
   tasks = task_batching.noise_tasks(backbone, CONFIG)
@@ -36,11 +37,10 @@ def test_every_batching_has_the_same_loss_and_gradient(network):
 
   loss, gradient = loss_and_gradient('loop')
   assert sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradient)) > 0
-  for batching in ('vmap', 'patches'):
-    other, of_other = loss_and_gradient(batching)
-    np.testing.assert_allclose(other, loss, rtol=1e-5)
-    for ours, expected in zip(jax.tree.leaves(of_other), jax.tree.leaves(gradient), strict=True):
-      np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
+  other, of_other = loss_and_gradient(batching)
+  np.testing.assert_allclose(other, loss, rtol=1e-5)
+  for ours, expected in zip(jax.tree.leaves(of_other), jax.tree.leaves(gradient), strict=True):
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
 
 
 def count_convolutions(jaxpr):

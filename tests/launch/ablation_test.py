@@ -96,8 +96,10 @@ def test_there_is_a_preset_for_each_row_with_and_without_hard_tasks():
   assert len(found) == 14
 
 
-@pytest.mark.parametrize('hard', [False, True], ids=['no HT', 'HT'])
-@pytest.mark.parametrize('name', ROWS)
+@pytest.mark.parametrize('name, hard', [
+    pytest.param(name, hard, id=f'{name}-{"HT" if hard else "no HT"}', marks=(
+        pytest.mark.slow if hard and name != 'ss_all' else ()))
+    for name in ROWS for hard in (False, True)])
 def test_all_three_phases(name, hard, pretrained, tmp_path):
   row, dataset = ROWS[name], toy_dataset()
   config, validation = settings_of(name + ('_ht' if hard else ''))

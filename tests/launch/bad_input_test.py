@@ -221,8 +221,10 @@ PNG_OF_NO_WIDTH = (b'\x89PNG\r\n\x1a\n' + b'\0\0\0\rIHDR' + b'\0\0\0\0' + b'\0\0
                    b'\x08\x02\0\0\0' + b'\0\0\0\0')
 
 
-@pytest.mark.parametrize('content', [b'no image at all', b'', PNG_OF_NO_WIDTH],
-                         ids=['broken', 'empty', 'zero-sized'])
+@pytest.mark.parametrize('content', [
+    pytest.param(b'no image at all', id='broken'),
+    pytest.param(b'', id='empty', marks=pytest.mark.slow),
+    pytest.param(PNG_OF_NO_WIDTH, id='zero-sized')])
 def test_broken_image_is_named_and_skipped_only_with_the_flag(tmp_path, images, content):
   bad = images / 'train' / 'train2' / '5.png'
   bad.write_bytes(content)
@@ -263,7 +265,7 @@ def test_workdir_of_something_else(tmp_path):
 @pytest.mark.parametrize(('name', 'flags'), [
     ('pretrain', ['--lr=1e30']),
     ('meta_train', ['--outer_lr=1e30']),
-    ('meta_train', ['--inner_lr=1e30']),
+    pytest.param('meta_train', ['--inner_lr=1e30'], marks=pytest.mark.slow),
 ])
 def test_a_loss_that_is_no_longer_finite_stops_the_run(tmp_path, name, flags):
   result = tiny_runs.launch(name, *_from(name), *flags, f'--workdir={tmp_path / "run"}')

@@ -65,10 +65,6 @@ def test_two_processes_one_is_killed_and_the_run_resumes(tmp_path):
   last_line = output.strip().splitlines()[-1]
   assert status == 1 and last_line.startswith('error: lost another process of this run (')
   assert last_line.endswith('start the same command again in all processes to resume')
-  # With the first process goes JAX's service for all, which may be the first to tell.
-  status, output = lose(tmp_path, two, 0)
-  assert status != 0
-  assert 'error: lost another process of this run (' in output or 'another task died' in output
   assert not (two / 'results.json').exists()
 
   processes = start(tmp_path, two)
@@ -90,6 +86,15 @@ def test_two_processes_one_is_killed_and_the_run_resumes(tmp_path):
   for a, b in zip(found, expected, strict=True):
     assert a['step'] == b['step'] and a.get('loss', 0) == pytest.approx(b.get('loss', 0), abs=1e-5)
   check_trace(tmp_path / 'trace')
+
+
+@pytest.mark.slow
+def test_without_the_first_process_the_other_ends_too(tmp_path):
+  """With it goes JAX's service for all, which may be the first to tell."""
+  status, output = lose(tmp_path, tmp_path / 'run', 0)
+  assert status != 0
+  assert 'error: lost another process of this run (' in output or 'another task died' in output
+  assert not (tmp_path / 'run' / 'results.json').exists()
 
 
 def check_trace(folder):

@@ -42,10 +42,9 @@ def test_metrics_and_state_of_a_run_stopped_at_any_step(tmp_path, die_at):
   assert metrics[0] == metrics[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('phase', 'share'), [
-    pytest.param('pretrain', 0.8, marks=pytest.mark.slow),
-    pytest.param('meta_train', 0.7, marks=pytest.mark.slow),
-    pytest.param('meta_train_host', 0.7, marks=pytest.mark.slow), ('meta_test', 0.8)])
+    ('pretrain', 0.8), ('meta_train', 0.7), ('meta_train_host', 0.7), ('meta_test', 0.8)])
 def test_a_run_killed_and_started_again_ends_bitwise_as_the_unbroken_one(tmp_path, phase, share):
   unbroken = kill_resume.run_unbroken(phase, tmp_path)
   kill = kill_resume.kill_and_resume(phase, tmp_path / 'killed', unbroken, share)

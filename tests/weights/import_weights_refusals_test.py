@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -52,8 +53,8 @@ def write_files(folder):
   write_npy_files(folder, touch)
   npy.write(folder / 'sound.npz', network)
   (folder / 'empty').mkdir()
-  for name in ('run', 'conv4'):
-    authors_runs.write(str(folder / name), network, 'pytorch', source='file', way=3, image_size=16)
+  authors_runs.write(str(folder / 'run'), network, 'pytorch', source='file', way=3, image_size=16)
+  shutil.copytree(folder / 'run', folder / 'conv4')
   path = folder / 'conv4' / 'model.json'
   model = json.loads(path.read_text())
   model['settings']['backbone'] = {'name': 'conv4'}

@@ -18,6 +18,7 @@ def imports(*flags):
   return tiny_runs.start('launch.import_weights', '--image_size=16', *map(str, flags))
 
 
+@pytest.mark.slow
 def test_from_a_pth_to_scores_under_both_protocols_and_back(tmp_path):
   run, tensors = tmp_path / 'run', authors_layout.pytorch(divisor=80, way=WAY)
   source = pth_files.save(tmp_path, tensors)
