@@ -295,6 +295,7 @@ LOOPS: dict[str, Adaptation] = {
   'all': Adaptation(adapt_networks, adapts_network=True),
   'film': Adaptation(adapt_film),
 }
+OWN = frozenset(LOOPS)  # those of meta-transfer learning and its ablation
 
 
 def register(name: str, adapt: Callable[..., jax.Array], *, adapts_network: bool = False,

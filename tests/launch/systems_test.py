@@ -63,6 +63,7 @@ def test_refused(tmp_path, arguments, says):
   assert not (tmp_path / 'w').exists()
 
 
+@pytest.mark.slow
 def test_a_small_table_from_both_starts(tmp_path):
   pools = {split: toy_pool([17] * 6, seed)
            for seed, split in enumerate(('train', 'val', 'test'))}
