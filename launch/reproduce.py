@@ -20,6 +20,9 @@ from .reproduction import (
     paper,
     presentation,
     rows,
+    system_rows,
+    systems,
+    systems_table,
     transfer,
     transfer_rows,
     transfer_table,
@@ -33,9 +36,10 @@ EXAMPLES = (
 )
 FLAGS: Groups = {
     'task': (Flag('table', 'The rows MTL and HT of a main table; the ablation, 7 rows with and '
-                  'without hard tasks; accuracy against meta-iterations; or networks '
-                  'of other domains, with what can be meta-learned over them.',
-                  (*rows.TABLES, 'transfer'), required=True),
+                  'without hard tasks; accuracy against meta-iterations; networks '
+                  'of other domains, with what can be meta-learned over them; or other few-shot '
+                  'learners on the same tasks.',
+                  (*rows.TABLES, 'transfer', 'systems'), required=True),
              Flag('targets', 'Of --table=transfer: data sets to transfer to; by default as the '
                   'budget has it.', list),
              Flag('sources', 'Of --table=transfer: networks: imagenet, scratch (4CONV pre-trained '
@@ -43,7 +47,8 @@ FLAGS: Groups = {
              Flag('rows', f'Of --table=transfer: some of {", ".join(transfer_rows.ROWS)}, each '
                   'also with _ht at its end, or _ht4x12 (4 ordinary tasks, then 12 hard ones), or '
                   '_ht_equal (all classes that failed weigh alike); by default as the budget has '
-                  'it.', list),
+                  f'it. Of --table=systems: some of {", ".join(system_rows.SYSTEMS)}; by default '
+                  'all.', list),
              Flag('base_parts', 'Of --table=transfer: parts of the base classes, such as '
                   'fold:1/16,fold:1/4,all, for the figure.', list),
              Flag('shots', 'Support images per class (K), one table for each; by default as '
@@ -88,11 +93,34 @@ def run(values: FlagValues) -> None:
   if values.table == 'transfer':
     _transfer(values)
     return
+  if values.table == 'systems':
+    _systems(values)
+    return
   request = request_of(values)
   results = rows.reproduce(
       request, data.load_dataset(values, request.dataset), workdir=values.workdir,
       command=_command_line(values, request), machine=machine.machine(values))
   presentation.show(results)
+  print(f'written to {os.path.join(values.workdir, "table.md")}')
+
+
+def _systems(values: FlagValues) -> None:
+  """Runs and prints the table of systems."""
+  names = tuple(values.rows or system_rows.SYSTEMS)
+  for name in names:
+    if name not in system_rows.SYSTEMS:
+      raise ValueError(f'expected --rows among {", ".join(system_rows.SYSTEMS)}, got {name!r}')
+  if values.pretrained is not None:
+    raise ValueError('--pretrained does not go with --table=systems, whose rows start from a '
+                     'pre-training and from random weights of the same network')
+  request = request_of(values)
+  shots = request.shots if values.shots is not None else (1,)
+  results = systems.reproduce(
+      systems.Request(request.budget_name, request.budget, names, shots, request.seeds),
+      data.load_dataset(values, request.dataset), workdir=values.workdir,
+      command=' '.join([_command_line(values, request), f'--rows={",".join(names)}']),
+      machine=machine.machine(values))
+  systems_table.show(results)
   print(f'written to {os.path.join(values.workdir, "table.md")}')
 
 
@@ -159,8 +187,9 @@ def request_of(values: FlagValues) -> rows.Request:
     ValueError: flags that do not go together; before data is read.
     FileNotFoundError: --pretrained is no finished run.
   """
+  systems_too = ('rows',) if values.table == 'systems' else ()
   for name in ('targets', 'sources', 'rows', 'base_parts'):
-    if values[name].value is not None:
+    if values[name].value is not None and name not in systems_too:
       raise ValueError(f'--{name} goes with --table=transfer, not with {values.table}')
   table, budget = values.table, _budget(values)
   published = table if table in paper.SHOTS else 'fc100'

@@ -17,6 +17,7 @@ from mtl_jax import (
   runs,
   scale_shift,
   sharding,
+  systems,
   types,
 )
 from mtl_jax.classifiers import load, load_classifier
@@ -29,4 +30,4 @@ __version__ = '0.2.0'
 __all__ = ['__version__', 'augment', 'backbones', 'base_learner', 'configs', 'data',
            'enable_compile_cache', 'episodes', 'hard_tasks', 'inner_loop', 'learnable', 'load',
            'load_classifier', 'load_export', 'meta_test', 'meta_train', 'outer_loop', 'pretrain',
-           'runs', 'scale_shift', 'sharding', 'types']
+           'runs', 'scale_shift', 'sharding', 'systems', 'types']

@@ -22,7 +22,13 @@ from mtl_jax.types import (
   BaseLearner,
   Episode,
   NetworkAdaptResult,
+  Tree,
 )
+
+
+def _linear(backbone: Backbone, backbone_vars: BackboneVars, way: int) -> BaseLearner:
+  del backbone_vars
+  return base_learner.init(backbone.feature_dim, way)
 
 
 class Adaptation(NamedTuple):
@@ -31,9 +37,12 @@ class Adaptation(NamedTuple):
   Attributes:
     adapt: pure, with the signature of `adapt_heads`.
     adapts_network: whether tasks adapt kernels of their own, so that `batching` makes a difference.
+    init: pure, (backbone, backbone_vars, way) -> what it has as θ: any tree; by default a linear
+      base-learner of zeros.
   """
   adapt: Callable[..., jax.Array]
   adapts_network: bool = False
+  init: Callable[[Backbone, BackboneVars, int], Tree] = _linear
 
 
 def encode(backbone_vars: BackboneVars, images: Array, *, backbone: Backbone,
@@ -62,6 +71,51 @@ def encode(backbone_vars: BackboneVars, images: Array, *, backbone: Backbone,
   return features.reshape(*images.shape[:2], -1)
 
 
+def encode_sets(backbone_vars: BackboneVars, tasks: Episode, *, backbone: Backbone,
+                batch_stats_mode: str) -> tuple[jax.Array, jax.Array]:
+  """Computes the features of support and query of several tasks: one batch, or two sets apart.
+
+  Args:
+    backbone_vars: Θ, scaled and shifted.
+    tasks: Episodes stacked along axis 0, with normalised float32 images.
+    backbone: maps images to features [B, d].
+    batch_stats_mode: 'running' or 'batch'.
+
+  Returns:
+    (support features [tasks, N*K, d], query features [tasks, N*Q, d]).
+  """
+  def features_of(images):
+    return encode(backbone_vars, images, backbone=backbone, batch_stats_mode=batch_stats_mode)
+
+  num_support = tasks.support.shape[1]
+  if batch_stats_mode == 'batch':
+    return features_of(tasks.support), features_of(tasks.query)
+  features = features_of(jnp.concatenate([tasks.support, tasks.query], axis=1))
+  return features[:, :num_support], features[:, num_support:]
+
+
+def over_features(score: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """Makes an inner loop of a function of features, for all tasks of a meta-batch at once.
+
+  Args:
+    score: pure, for one episode: (θ, support features [n, d], their classes as rows of zeros and a
+      one [n, N], query features [m, d]) -> query logits [m, N].
+
+  Returns:
+    A function with the signature of `adapt_heads`.
+  """
+  def adapt(theta, backbone_vars, rates, tasks, *, backbone, inner):
+    del rates  # nothing is adapted step by step
+    support, query = encode_sets(backbone_vars, tasks, backbone=backbone,
+                                 batch_stats_mode=inner.batch_stats_mode)
+    way = tasks.class_ids.shape[-1]
+    classes = jax.vmap(lambda labels: base_learner.one_hot(labels, way, support.dtype))(
+        tasks.support_labels)
+    return jax.vmap(score, (None, 0, 0, 0))(theta, support, classes, query)
+
+  return adapt
+
+
 def adapt_heads(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array | float,
                 tasks: Episode, *, backbone: Backbone, inner: InnerLoop) -> jax.Array:
   """Adapts θ to each task, over features that are computed once (`adapts='head'`).
@@ -77,16 +131,8 @@ def adapt_heads(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array | 
   Returns:
     Query logits [tasks, N*Q, N].
   """
-  def features_of(images):
-    return encode(backbone_vars, images, backbone=backbone,
-                  batch_stats_mode=inner.batch_stats_mode)
-
-  num_support = tasks.support.shape[1]
-  if inner.batch_stats_mode == 'running':
-    features = features_of(jnp.concatenate([tasks.support, tasks.query], axis=1))
-    support, query = features[:, :num_support], features[:, num_support:]
-  else:
-    support, query = features_of(tasks.support), features_of(tasks.query)
+  support, query = encode_sets(backbone_vars, tasks, backbone=backbone,
+                               batch_stats_mode=inner.batch_stats_mode)
 
   def one_task(support, support_labels, query):
     return base_learner.adapt(
@@ -97,7 +143,8 @@ def adapt_heads(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array | 
 
 
 def adapt_networks(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array | float,
-                   tasks: Episode, *, backbone: Backbone, inner: InnerLoop) -> jax.Array:
+                   tasks: Episode, *, backbone: Backbone, inner: InnerLoop,
+                   factors: tuple[Tree, BaseLearner] | None = None) -> jax.Array:
   """Adapts weights and θ to each task (`adapts='last_block'` or `'all'`).
 
   Args:
@@ -107,6 +154,7 @@ def adapt_networks(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array
     tasks: Episodes stacked along axis 0, with normalised float32 images.
     backbone: maps images to features [B, d].
     inner: settings of the loop; `batching` says how the tasks are computed.
+    factors: as in `adapt_network`.
 
   Returns:
     Query logits [tasks, N*Q, N]; the same by every `batching`, to rounding.
@@ -119,7 +167,7 @@ def adapt_networks(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array
 
   def one_task(task):
     return adapt_network(theta, backbone_vars, task.support, task.support_labels, task.query,
-                         rates, backbone=backbone, inner=inner).query_logits
+                         rates, backbone=backbone, inner=inner, factors=factors).query_logits
 
   return jax.lax.map(one_task, tasks) if inner.batching == 'loop' else jax.vmap(one_task)(tasks)
 
@@ -159,7 +207,8 @@ def adapt_film(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array | f
 
 def adapt_network(theta: BaseLearner, backbone_vars: BackboneVars, support_images: Array,
                   support_labels: Array, query_images: Array, rates: Array | float, *,
-                  backbone: Backbone, inner: InnerLoop) -> NetworkAdaptResult:
+                  backbone: Backbone, inner: InnerLoop,
+                  factors: tuple[Tree, BaseLearner] | None = None) -> NetworkAdaptResult:
   """Adapts weights and θ to the support set by gradient descent and scores the query set.
 
       [Θ';θ'] <- [Θ';θ'] - α ∇ (L_support(θ'; Θ') + λ/2 |[Θ';θ'] - [Θ;θ]|²),  starting at [Θ;θ]
@@ -179,6 +228,8 @@ def adapt_network(theta: BaseLearner, backbone_vars: BackboneVars, support_image
       included, or 'film'. 'second' order differentiates through the loop; 'first' holds the changes
       Θ' - Θ, θ' - θ constant. With batch statistics those of the support count in the loop, those
       of the query after it.
+    factors: (of the network's parameters, of θ), which the rate of each weight is multiplied by;
+      None for 1.
 
   Returns:
     NetworkAdaptResult; its `params` are those of the whole network after adaptation.
@@ -195,6 +246,9 @@ def adapt_network(theta: BaseLearner, backbone_vars: BackboneVars, support_image
   if first:
     in_loop, start_of_loop, rates = jax.lax.stop_gradient((backbone_vars, start, rates))
 
+  of_adapted = None if factors is None else (
+      _adapted_part(factors[0], backbone, inner), factors[1])
+
   def scores(variables, adapted, images):
     variables = variables._replace(params=parts.merge(variables.params, adapted[0]))
     features = backbone.features(variables, images, batch_stats_mode=inner.batch_stats_mode)
@@ -206,8 +260,10 @@ def adapt_network(theta: BaseLearner, backbone_vars: BackboneVars, support_image
   @jax.checkpoint
   def step(adapted, rate):
     loss, gradient = jax.value_and_grad(support_loss)(adapted)
-    return jax.tree.map(lambda p, g, p0: p - rate * (g + inner.regularization * (p - p0)),
-                        adapted, gradient, start_of_loop), loss
+    downhill = jax.tree.map(lambda p, g, p0: g + inner.regularization * (p - p0), adapted, gradient,
+                       start_of_loop)
+    downhill = downhill if of_adapted is None else jax.tree.map(jnp.multiply, of_adapted, downhill)
+    return jax.tree.map(lambda p, d: p - rate * d, adapted, downhill), loss
 
   rates = base_learner.rates_per_step(rates, inner.steps, jnp.result_type(support_images))
   adapted, losses = jax.lax.scan(step, start_of_loop, rates)
@@ -239,9 +295,11 @@ LOOPS: dict[str, Adaptation] = {
   'all': Adaptation(adapt_networks, adapts_network=True),
   'film': Adaptation(adapt_film),
 }
+OWN = frozenset(LOOPS)  # those of meta-transfer learning and its ablation
 
 
-def register(name: str, adapt: Callable[..., jax.Array], *, adapts_network: bool = False) -> None:
+def register(name: str, adapt: Callable[..., jax.Array], *, adapts_network: bool = False,
+             init: Callable[[Backbone, BackboneVars, int], Tree] = _linear) -> None:
   """Makes an inner loop of your own known by name, so that whole runs on disk take it.
 
   `InnerLoop(adapts=name)` then stands for it; `InnerLoop(adapts=adapt)` does without a name, but
@@ -254,6 +312,8 @@ def register(name: str, adapt: Callable[..., jax.Array], *, adapts_network: bool
       images; meta-test hands over one task at a time.
     adapts_network: whether each task adapts kernels of its own. Then all tasks of a meta-batch are
       in memory together, and `batching` is chosen by measurement.
+    init: pure, (backbone, backbone_vars, way) -> θ, the parameters of its own that the outer loop
+      learns: any tree, such as {} or a temperature. By default a linear base-learner of zeros.
 
   Raises:
     ValueError: the name is taken.
@@ -261,7 +321,7 @@ def register(name: str, adapt: Callable[..., jax.Array], *, adapts_network: bool
   if name in LOOPS:
     raise ValueError(f'expected a name for the inner loop other than {", ".join(LOOPS)}, got '
                      f'{name!r}')
-  LOOPS[name] = Adaptation(adapt, adapts_network)
+  LOOPS[name] = Adaptation(adapt, adapts_network, init)
 
 
 def find(adapts: str | Callable[..., jax.Array]) -> Adaptation:

@@ -15,7 +15,7 @@ References: Sun et al., CVPR 2019, section 5.3.
 import jax
 import jax.numpy as jnp
 
-from mtl_jax import base_learner, parts, scale_shift
+from mtl_jax import inner_loop, parts, scale_shift
 from mtl_jax.configs import InnerLoop, Learn
 from mtl_jax.scale_shift import Path
 from mtl_jax.types import Array, Backbone, BackboneVars, MetaParams, Tree
@@ -112,18 +112,22 @@ def init(backbone: Backbone, backbone_vars: BackboneVars, way: int, learn: Learn
     rates = {'log': jnp.full(shape, jnp.log(inner.lr), jnp.float32)}
   # A copy: the state of a run is donated, and must not take the frozen arrays with it.
   weights = jax.tree.map(jnp.array, weights)
-  theta = base_learner.init(backbone.feature_dim, way)
+  theta = inner_loop.find(inner.adapts).init(backbone, backbone_vars, way)
   return MetaParams(phi, weights, theta, rates, temperature)
 
 
-def nothing_learned(backbone: Backbone, way: int) -> MetaParams:
-  """Returns what stands for no meta-learning: no scale and shift, and a zero θ (update θ).
+def nothing_learned(backbone: Backbone, backbone_vars: BackboneVars, way: int,
+                    inner: InnerLoop) -> MetaParams:
+  """Returns what stands for no meta-learning: no scale and shift, and θ as it starts (update θ).
 
   Args:
-    backbone: its width of features is read.
+    backbone: the network.
+    backbone_vars: Θ, or its shapes.
     way: N, classes of a task.
+    inner: its θ; a linear base-learner starts from zero.
   """
-  return MetaParams({}, {}, base_learner.init(backbone.feature_dim, way), {}, {})
+  theta = inner_loop.find(inner.adapts).init(backbone, backbone_vars, way)
+  return MetaParams({}, {}, theta, {}, {})
 
 
 def network(backbone_vars: BackboneVars, meta_params: MetaParams) -> BackboneVars:

@@ -9,9 +9,11 @@ from . import data, machine, task
 from .declared import Flag, Flags, of_field, read
 
 INNER_LR = of_field(InnerLoop, 'lr', 'Inner learning rate (α).', name='inner_lr', least=0.0)
-ADAPTS = of_field(InnerLoop, 'adapts', 'What the inner loop adapts: the base-learner, the last '
-                  'block too, or the whole network (MAML).', name='inner',
-                  kind=tuple(inner_loop.LOOPS))
+ADAPTS = of_field(InnerLoop, 'adapts', 'What the inner loop adapts: the base-learner (head), the '
+                  'last_block too, all of the network (MAML), or a scale and shift per channel '
+                  '(film); or another system: '
+                  f'{", ".join(sorted(set(inner_loop.LOOPS) - inner_loop.OWN))}.', name='inner',
+                  kind=tuple(inner_loop.LOOPS))._replace(shown='LOOP')
 BATCH_STATS = of_field(InnerLoop, 'batch_stats_mode', 'Batch norm by running statistics, or '
                        'by those of support and query apart.',
                        name='batch_stats')

@@ -37,7 +37,8 @@ READOUT: dict[str, Flag] = {
 }
 
 PRETRAIN: Flags = (
-    of_field(PretrainConfig, 'steps', 'Optimizer steps, rounded up to whole calls.', least=1,
+    of_field(PretrainConfig, 'steps', 'Optimizer steps, rounded up to whole calls; 0: the network '
+             'as it is initialised, for methods that start from random weights.', least=0,
              most=1_000_000_000),
     of_field(PretrainConfig, 'batch_size', 'Images per step.', least=2, most=65_536),
     of_field(PretrainConfig, 'lr', 'First learning rate of SGD, which falls along a cosine; by '

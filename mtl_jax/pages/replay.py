@@ -114,8 +114,7 @@ def replay(test: Test, run: FinishedRun, images: Images, tasks: Sequence[int]) -
     The answers, in the order of `tasks`.
   """
   config = configs.from_json(MetaTestConfig, test.settings['config'])
-  plain = learnable.nothing_learned(run.backbone, config.way)
-  params = meta_testing.tested_params(run, plain, test.checkpoint or '', config.way)
+  params = meta_testing.tested_params(run, test.checkpoint or '', config)
   network = learnable.network(run.backbone_vars, params)
   keys = meta_test.task_keys(records.stream_key(test.settings['seed'], 'test'),
                              config.num_tasks)

@@ -43,7 +43,7 @@ def make_optimizer(config: PretrainConfig) -> optax.GradientTransformation:
   def is_kernel(params):
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
-  schedule = optax.cosine_decay_schedule(config.lr, config.steps)
+  schedule = optax.cosine_decay_schedule(config.lr, max(1, config.steps))
   return optax.chain(optax.add_decayed_weights(config.weight_decay, is_kernel),
                      optax.sgd(schedule, momentum=MOMENTUM, nesterov=True))
 

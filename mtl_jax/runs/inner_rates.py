@@ -48,11 +48,12 @@ def accuracies(run: FinishedRun, dataset: Dataset, tasks: Validation, *, seed: i
   features = encoding.encode_batches(finished.network_of(run), batches, run.normalization,
                                      backbone=run.backbone)
   encoded = pool._replace(images=jnp.asarray(features), normalization=None)
-  meta_params = run.meta_params or learnable.nothing_learned(run.backbone, tasks.way)
   config = MetaTestConfig(num_tasks=tasks.num_tasks, way=tasks.way, shot=tasks.shot,
                           query=validation.num_queries(dataset, tasks),
                           inner=dataclasses.replace(tasks.inner, adapts='head',
                                                     batch_stats_mode='running'))
+  meta_params = run.meta_params or learnable.nothing_learned(
+      run.backbone, run.backbone_vars, tasks.way, config.inner)
   keys = meta_test.task_keys(records.stream_key(seed, 'validate'), tasks.num_tasks)
 
   score_tasks = jax.jit(functools.partial(meta_test.feature_accuracies, config=config))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 
@@ -53,8 +54,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
                       compute_dtype=compute_dtype)
   episodes.check_episode(pool, way=config.way, shot=config.shot, query=config.query, split=split)
   finished.check_statistics(os.fspath(checkpoint), run.settings, config.inner.batch_stats_mode)
-  plain = learnable.nothing_learned(run.backbone, config.way)
-  meta_params = tested_params(run, plain, checkpoint, config.way)
+  meta_params = tested_params(run, checkpoint, config)
   data = records.describe_data(dataset)
   settings = {'command': 'meta_test', 'dataset': dataset.name, 'data': data, 'split': split,
               'protocol': protocol, 'seed': seed, 'config': configs.to_json(config),
@@ -83,6 +83,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
     head = dataclasses.replace(config, inner=dataclasses.replace(config.inner, adapts='head'))
     score = phases.scorer(pool, keys, backbone=run.backbone, config=head)
     with stages.stage(f'scoring {config.num_tasks} tasks without meta-learning'):
+      plain = learnable.nothing_learned(run.backbone, run.backbone_vars, config.way, head.inner)
       value, interval = meta_test.summarize(score(plain, run.backbone_vars))
     results['baselines'] = {'update_theta': {'accuracy': value, 'ci95': interval}}
   results |= {'seed': seed, 'seconds': time.monotonic() - began,
@@ -101,26 +102,29 @@ def _writing(workdir: str, results: dict[str, Any]) -> Callable[[], None]:
   return write
 
 
-def tested_params(run: FinishedRun, plain: MetaParams, checkpoint: str | os.PathLike,
-                  way: int) -> MetaParams:
-  """Returns what was learned; θ of another number of classes starts from zero.
+def tested_params(run: FinishedRun, checkpoint: str | os.PathLike,
+                  config: MetaTestConfig) -> MetaParams:
+  """Returns what was learned; a linear θ of another number of classes starts from zero.
 
   Classes of a task come in random order. So all that a learned θ could hand to a task of another
   way is its mean over the orders, which is the same for every class; softmax takes that for zero.
 
   Args:
     run: of `finished.load`.
-    plain: what takes the place of what was not learned.
     checkpoint: work directory of the run, for the message.
-    way: N, of the tasks.
+    config: the tasks, and the inner loop whose θ it is.
   """
+  plain = learnable.nothing_learned(run.backbone, run.backbone_vars, config.way, config.inner)
   if run.meta_params is None:
     return plain
-  trained_way = run.meta_params.base_learner.bias.shape[0]
-  if trained_way == way:
+  learned, start = (jax.tree.map(np.shape, params.base_learner)
+                    for params in (run.meta_params, plain))
+  if learned == start:
     return run.meta_params
-  logging.info('%s was meta-trained %d-way: for %d ways θ starts from zero, all else as learned',
-               checkpoint, trained_way, way)
+  trained = run.settings['config']
+  other = (f'{trained["way"]}-way: for {config.way} ways' if trained['way'] != config.way else
+           f'through inner={trained["inner"]["adapts"]}: for inner={config.inner.adapts}')
+  logging.info('%s was meta-trained %s θ starts from zero, all else as learned', checkpoint, other)
   return run.meta_params._replace(base_learner=plain.base_learner)
 
 

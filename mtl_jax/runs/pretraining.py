@@ -56,7 +56,6 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
   num_classes = len(dataset.train.class_sizes)
   phases = execution.make(decided.images_on_host, layout)
   score = make_scorer(dataset, network, validation, records.stream_key(seed, 'validate'), phases)
-  plain = learnable.nothing_learned(network, validation.way)
 
   def start(config):
     with stages.stage(f'compiling the initial weights of {backbone["name"]}'):
@@ -68,7 +67,9 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
                               config=config)
 
   training = Training(
-      start, train, lambda state: score(plain, state.backbone),
+      start, train, lambda state: score(
+          learnable.nothing_learned(network, state.backbone, validation.way, validation.inner),
+          state.backbone),
       lambda config, steps: dataclasses.replace(config, steps=steps),
       config.steps_per_call, validation.every)
   config, fitted = trainings.run(

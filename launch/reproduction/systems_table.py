@@ -1,0 +1,116 @@
+"""The table of systems: each beside what was published of it, and its gain over update θ."""
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mtl_jax.phases import meta_test
+from mtl_jax.runs import tables, workdirs
+
+from .system_rows import PUBLISHED_ONLY, SYSTEMS
+
+_BASELINE, _NONE = 'update_theta', '–'
+_HEADER = ('system', 'starts from', 'published', 'accuracy', 'gain over update θ', 'rate',
+           'seconds')
+
+
+def summarize(done: Iterable[tuple[str, int, int, np.ndarray, Mapping[str, Any]]]
+              ) -> list[dict[str, Any]]:
+  """Pools the accuracies of the seeds of each system, and compares it with update θ task by task.
+
+  Args:
+    done: (system, shots, seed, accuracies per task, facts of its training).
+
+  Returns:
+    One dict for each system and shot: `accuracy`, `ci95`, `by_seed`, `facts` of each seed and,
+    where update θ was run, `gain` over it: {difference, ci95, by_seed, num_tasks}. A row of fewer
+    tasks has the first ones of the others.
+  """
+  kept: dict[tuple[str, int], dict[int, tuple]] = {}
+  for name, shot, seed, accuracies, facts in done:
+    kept.setdefault((name, shot), {})[seed] = (accuracies, facts)
+  cells = []
+  for (name, shot), seeds in kept.items():
+    accuracy, ci95 = meta_test.summarize(np.concatenate([pair[0] for pair in seeds.values()]))
+    cell = {'system': name, 'shot': shot, 'accuracy': accuracy, 'ci95': ci95,
+            'by_seed': [float(np.mean(pair[0])) for pair in seeds.values()],
+            'facts': [dict(pair[1]) for pair in seeds.values()]}
+    if name != _BASELINE and (theirs := kept.get((_BASELINE, shot))) is not None:
+      cell['gain'] = _paired(seeds, theirs)
+    cells.append(cell)
+  return cells
+
+
+def _paired(ours: Mapping[int, tuple], theirs: Mapping[int, tuple]) -> dict[str, Any]:
+  differences = [np.asarray(ours[seed][0], np.float64) - theirs[seed][0][:len(ours[seed][0])]
+                 for seed in ours]
+  difference, ci95 = meta_test.summarize(np.concatenate(differences))
+  return {'difference': difference, 'ci95': ci95, 'num_tasks': len(differences[0]),
+          'by_seed': [float(values.mean()) for values in differences]}
+
+
+def write(workdir: str, results: Mapping[str, Any]) -> None:
+  """Writes `table.md`.
+
+  Args:
+    workdir: of the table.
+    results: as in its `results.json`.
+  """
+  lines = ['# Systems', '', f'`{results["command_line"]}`', '', _caption(results)]
+  for title, rows in sections(results):
+    lines += ['', f'## {title}', '', tables.markdown(_HEADER, rows)]
+  workdirs.write_file(workdir, 'table.md', ('\n'.join(lines) + '\n').encode())
+
+
+def show(results: Mapping[str, Any]) -> None:
+  """Prints the tables, and how the figures came about.
+
+  Args:
+    results: of the table.
+  """
+  for title, rows in sections(results):
+    tables.show_columns(title, _HEADER, rows)
+  print(_caption(results))
+
+
+def sections(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+  """Returns (title, rows of cells) for each number of shots.
+
+  Args:
+    results: of the table.
+  """
+  found = []
+  for shot in results['shots']:
+    column = (results['dataset'], shot)
+    rows = [_line(cell, column) for cell in results['cells'] if cell['shot'] == shot]
+    rows += [[name, _NONE, figures[column], *[_NONE] * 4]
+             for name, figures in PUBLISHED_ONLY.items() if column in figures]
+    found.append((f'{results["dataset"]}, 5-way {shot}-shot', rows))
+  return found
+
+
+def _line(cell: Mapping[str, Any], column: tuple[str, int]) -> list[str]:
+  facts, system = cell['facts'], SYSTEMS[cell['system']]
+  start = 'the pre-training' if system.start == 'pretrained' else 'random weights'
+  return [system.method, start, system.published.get(column, _NONE),
+          f'{100 * cell["accuracy"]:.2f} ± {100 * cell["ci95"]:.2f}', _gain(cell),
+          ', '.join(sorted({f'{of_seed["inner_lr"]:g}' for of_seed in facts})),
+          f'{np.mean([of_seed["seconds"] for of_seed in facts]):.0f}']
+
+
+def _gain(cell: Mapping[str, Any]) -> str:
+  if 'gain' not in cell:
+    return _NONE
+  gain = cell['gain']
+  by_seed = ', '.join(f'{100 * value:+.2f}' for value in gain['by_seed'])
+  return (f'{100 * gain["difference"]:+.2f} ± {100 * gain["ci95"]:.2f}'
+          + (f' ({by_seed})' if len(gain['by_seed']) > 1 else ''))
+
+
+def _caption(results: Mapping[str, Any]) -> str:
+  tasks = sorted({of_seed['num_tasks'] for cell in results['cells'] for of_seed in cell['facts']})
+  return ('Accuracy in % on test classes with its 95% interval over tasks '
+          f'({" or ".join(map(str, tasks))} for each seed); gains are over the same tasks, each '
+          'seed in brackets. Rows from random weights normalise support and query by their own '
+          'statistics. The rate of update θ and MTL is the one at which update θ is best on '
+          f'validation tasks. {results["device"]}, {results["seconds"] / 3600:.1f} h.')

@@ -1,0 +1,41 @@
+"""Other few-shot learners as inner loops, to stand beside meta-transfer learning on the same tasks.
+
+Importing this package makes them known: `InnerLoop(adapts='prototypes')`, `--inner=prototypes`.
+Each file has one idea and its formula. What a system learns besides the network is its θ.
+
+| name | system |
+|---|---|
+| prototypes | prototypical networks (Snell et al., NeurIPS 2017) |
+| cosine | nearest mean by cosine, learned temperature (Meta-Baseline, Chen et al., ICCV 2021) |
+| matching | matching networks (Vinyals et al., NeurIPS 2016) |
+| ridge | ridge regression in closed form, R2-D2 (Bertinetto et al., ICLR 2019) |
+| svm | a linear support vector machine, MetaOptNet (Lee et al., CVPR 2019) |
+| relation | a learned comparison, relation networks (Sung et al., CVPR 2018) |
+| set_transformer | means that attend to each other, as FEAT (Ye et al., CVPR 2020) |
+| boil | the network adapts, θ does not (Oh et al., ICLR 2021) |
+| meta_sgd | a learned rate for every weight (Li et al., 2017) |
+| tadam | the task sets a scale and a shift of every channel (Oreshkin et al., NeurIPS 2018) |
+"""
+from mtl_jax.inner_loop import over_features, register
+from mtl_jax.systems import (
+  metric,
+  network_rates,
+  relation,
+  ridge,
+  set_transformer,
+  svm,
+  tadam,
+)
+
+__all__ = ['metric', 'network_rates', 'relation', 'ridge', 'set_transformer', 'svm', 'tadam']
+
+register('prototypes', over_features(metric.prototypes), init=metric.nothing)
+register('cosine', over_features(metric.cosine), init=metric.temperature)
+register('matching', over_features(metric.matching), init=metric.nothing)
+register('ridge', over_features(ridge.score), init=ridge.init)
+register('svm', over_features(svm.score), init=svm.init)
+register('relation', over_features(relation.score), init=relation.init)
+register('set_transformer', over_features(set_transformer.score), init=set_transformer.init)
+register('boil', network_rates.adapt_body, adapts_network=True)
+register('meta_sgd', network_rates.adapt_by_rates, adapts_network=True, init=network_rates.init)
+register('tadam', tadam.adapt, init=tadam.init)
