@@ -64,6 +64,9 @@ def check_combination(backbone: Backbone, params: Tree, learn: Learn, inner: Inn
      'learn=head'),
     (learn.learn == 'head' and not left,
      'learn=head without learn_classifier: nothing is left to learn; choose learn=none'),
+    (learn.learn == 'head' and not _has_theta(backbone, params, inner),
+     f'learn=head with adapts={inner.adapts}, which has no parameters of its own: nothing is left '
+     'to learn; choose learn=ss or learn=ft'),
     (implicit and inner.adapts != 'head',
      f'gradient_order=implicit with adapts={inner.adapts}: only the base-learner has a single '
      'minimum; choose adapts=head'),
@@ -216,6 +219,12 @@ def row_name(learn: Learn, adapts: str, hard_tasks: bool) -> str:
   if adapts != usual:
     name += f' (inner {shown})'
   return f'{name}, {"HT " if hard_tasks else ""}meta-batch'
+
+
+def _has_theta(backbone: Backbone, params: Tree, inner: InnerLoop) -> bool:
+  start = inner_loop.find(inner.adapts).init
+  theta = jax.eval_shape(lambda p: start(backbone, BackboneVars(p, {}), 2), params)
+  return bool(jax.tree.leaves(theta))
 
 
 def _scaled_layers(backbone: Backbone, params: Tree, learn: Learn) -> tuple[Path, ...]:

@@ -160,7 +160,7 @@ class MetaParams(NamedTuple):
   """All that the outer loop may change; what is not learned is {}, save θ."""
   scale_shift: Tree          # Φ_S
   weights: Tree              # the parts of Θ that are learned themselves (FT, affine parameters)
-  base_learner: BaseLearner  # θ
+  base_learner: BaseLearner  # θ; of another system whatever tree its inner loop has
   inner_lr: Tree             # {'log': log α, float32 [] or [inner steps]}
   temperature: Tree          # {'log': log τ, float32 []}
 

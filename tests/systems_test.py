@@ -158,6 +158,17 @@ def episodes_of_images(tasks=2):
                                       np.tile(np.arange(WAY), (tasks, 1)))
 
 
+def test_a_system_without_parameters_leaves_nothing_to_learn_over_a_frozen_network():
+  backbone, variables = smooth_network()
+  for name, refused in (('prototypes', True), ('cosine', False)):
+    config = MetaTrainConfig(inner=InnerLoop(adapts=name), learn=Learn('head'))
+    if refused:
+      with pytest.raises(ValueError, match='adapts=prototypes, which has no parameters'):
+        meta_train.check_config(backbone, variables, config)
+    else:
+      meta_train.check_config(backbone, variables, config)
+
+
 def test_boil_moves_the_network_and_not_the_classifier():
   """One step of it, against a gradient taken by hand."""
   backbone, variables, tasks = episodes_of_images(tasks=1)
