@@ -45,9 +45,9 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     os.environ['MLFLOW_TRACKING_URI'] = f'sqlite:///{folder / "mlflow.db"}'
-    _check_command(folder)
     _check_resuming(folder)
     _show_cost(folder)
+    _check_command(folder)
     _check_without_network(folder)
 
 

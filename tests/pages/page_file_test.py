@@ -19,7 +19,7 @@ def test_a_test_ends_with_a_page_of_what_is_cheap(tested):
 
 def test_more_of_a_page_or_none(tmp_path):
   flags = [f'--checkpoint={tiny_runs.pretrained()}', f'--workdir={tmp_path / "test"}']
-  assert 'page' not in tiny_runs.finished('meta_test', *flags, '--nopage').stdout
+  assert 'page: ' not in tiny_runs.finished('meta_test', *flags, '--nopage').stdout
   assert not (tmp_path / 'test' / 'page.html').exists()
   result = tiny_runs.finished('meta_test', *flags, f'--page={tmp_path / "b.html"}')
   assert 'results, tasks, classes, episodes, hardest' in result.stdout
@@ -54,7 +54,7 @@ def test_a_classifier_has_a_page_beside_it(tmp_path):
   result = tiny_runs.start(*adapt, f'--save={tmp_path / "x.mtl"}', '--overwrite', '--page=full')
   assert 'page written to' in result.stdout and count(parsed(tmp_path / 'x.html'), 'img') > 0
   # Nothing is saved, so nothing is written that was not asked for.
-  assert 'page' not in tiny_runs.start(*adapt).stdout
+  assert 'page: ' not in tiny_runs.start(*adapt).stdout
   assert tiny_runs.start(*adapt, f'--page={tmp_path / "a.html"}').returncode == 0
   assert count(parsed(tmp_path / 'a.html'), 'img') > 0
   result = tiny_runs.start(*adapt, '--page=full')
