@@ -27,7 +27,7 @@ def cells_of(path):
 
 @functools.cache
 def names_after(stem):
-  """The names that a notebook leaves behind, `plt.figure` numbers closed; it runs once."""
+  """The names that a notebook leaves behind; it runs once."""
   path, names = FOLDER / f'{stem}.ipynb', {'__name__': '__main__'}
   x64 = jax.config.jax_enable_x64
   matplotlib.use('agg')  # draws, and opens no window
@@ -76,7 +76,7 @@ def test_gradients_are_those_of_finite_differences():
   names = names_after('gradients_through_the_inner_loop')
   assert max(names['errors']['second']) < 1e-6 and names['errors']['implicit'][-1] < 1e-6
   assert names['errors']['first'][-1] > 1e3 * names['errors']['second'][-1]
-  np.testing.assert_allclose(names['by_rate'], names['by_rates'].sum(), rtol=1e-9)
+  np.testing.assert_allclose(names['by_rate'], np.sum(np.asarray(names['by_rates'])), rtol=1e-9)
   drawn = names['figure'].axes
   assert len(drawn) == 2 and len(drawn[1].lines) == 3
   assert jax.config.jax_enable_x64 is False
