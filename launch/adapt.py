@@ -5,6 +5,7 @@ directory of a run, or a classifier that was saved (.mtl). PHOTOS holds a folder
 class, of any number, down to one. Nothing is trained but a classifier over the network's features.
 """
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -40,7 +41,7 @@ FLAGS: Groups = {
              PREDICT, OUT,
              Flag('save', 'New file for the classifier, .mtl, for `mtl predict`.', Path,
                   shown='FILE'),
-             page_file.PAGE, OVERWRITE,
+             page_file.page('beside the file of --save'), OVERWRITE,
              data.IMAGE_SIZE._replace(help='Side of the photos in pixels, of public weights; by '
                                       'default as in the run, or as published.')),
     'method': (REJECT, network.OWN_BACKBONE),
@@ -57,6 +58,9 @@ def run(values: FlagValues) -> None:
   network.backbone_name(values)
   check_places(values)
   page_file.check(values, overwrite=values.overwrite)
+  if values.page in (True, page_file.FULL) and values.save is None:
+    raise ValueError('--page goes with --save, beside whose file the page is written; or give '
+                     '--page=FILE.html')
   classifier = _classifier(values)
   for line in classifier.left_out:
     print(f'left out: {line}', file=sys.stderr)
@@ -66,12 +70,17 @@ def run(values: FlagValues) -> None:
     if values.save is not None:
       classifier.save(values.save, overwrite=values.overwrite)
       print(f'saved to {values.save}')
-    if values.page is not None:
-      page_file.show(values.page, pages.of_classifier(
-          classifier, values.save or values.photos or values.network, values.page,
-          overwrite=values.overwrite))
+    _write_page(classifier, values)
   if values.predict is not None:
     predict(classifier, values)
+
+
+def _write_page(classifier: Classifier, values: FlagValues) -> None:
+  """Writes the page, unless nothing is kept that it could lie beside."""
+  beside = os.path.splitext(values.save)[0] + '.html' if values.save is not None else None
+  name = values.save or values.photos or values.network
+  page_file.make(values, beside, lambda out, images: pages.of_classifier(
+      classifier, name, out, images=images, overwrite=values.overwrite))
 
 
 def _classifier(values: FlagValues) -> Classifier:

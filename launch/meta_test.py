@@ -31,7 +31,7 @@ FLAGS: Groups = {
                   '(update θ).', Path, shown='DIR', required=True),
              data.WORKDIR._replace(required=False, help='Directory of the results; by default '
                                    'meta_test/SETTINGS in --checkpoint.'),
-             page_file.PAGE,
+             page_file.page('page.html in the directory of the results'),
              *data.SOURCE_OF_TEST, *data.CLASSES),
     'method': (method.ADAPTS._replace(default=None,
                                       help=f'What the inner loop adapts; {_AS_TRAINED}'),
@@ -45,8 +45,8 @@ FLAGS: Groups = {
                *network.kept_from('--checkpoint'), network.OWN_BACKBONE,
                Flag('baseline', 'Also score the pre-trained features without meta-learning '
                     '(update θ).', bool, True)),
-    'machine': (machine.IMAGES, machine.DEVICES, machine.POOL, *machine.COMPILE_CACHE,
-                *processes.PROCESSES),
+    'machine': (machine.IMAGES, machine.DEVICES, machine.POOL, machine.TRACKER,
+                *machine.COMPILE_CACHE, *processes.PROCESSES),
 }
 # What goes into the name of the directory if it is given, so that other settings have another.
 _NAMED = ('seed', 'query', 'inner_lr', 'test_inner_steps', 'batch_stats', 'flip_support', 'inner',
@@ -62,6 +62,7 @@ def run(values: FlagValues) -> None:
     values: parsed flags.
   """
   processes.join(values)
+  machine.check_trackers(values)
   page_file.check(values)
   network.backbone_name(values)
   settings = finished.trained_settings(values.checkpoint)
@@ -82,7 +83,7 @@ def run(values: FlagValues) -> None:
   tables.show(f'{results["dataset"]} {split}, {config.way}-way {config.shot}-shot, '
               f'{config.query} queries, {values.protocol}, {config.num_tasks} tasks', rows)
   print(f'{results["seconds"]:.1f} s; written to {os.path.join(workdir, "results.json")}')
-  page_file.write(values, _shown(values.checkpoint, workdir), values.cache_dir)
+  page_file.write(values, _shown(values.checkpoint, workdir), workdir, values.cache_dir)
 
 
 def _shown(checkpoint: str, workdir: str) -> list[str]:

@@ -30,7 +30,8 @@ FLAGS: Groups = {
                network.WIDTH._replace(help='With --backbone: channels of its first block.'),
                *network.kept_from('--pretrained')),
     'machine': (machine.BATCHING, machine.MICROBATCH, machine.IMAGES, machine.DEVICES,
-                machine.POOL, machine.PROFILE, *machine.COMPILE_CACHE, *processes.PROCESSES),
+                machine.POOL, machine.PROFILE, machine.TRACKER, *machine.COMPILE_CACHE,
+                *processes.PROCESSES),
 }
 
 
@@ -42,6 +43,7 @@ def run(values: FlagValues) -> None:
   """
   budget = task.time_budget(values)  # first, as its time runs already
   processes.join(values)
+  machine.check_trackers(values)
   method.check(values)
   if values.width and not values.backbone:
     raise ValueError('--width goes with --backbone: give both, or neither')

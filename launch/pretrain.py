@@ -22,7 +22,7 @@ FLAGS: Groups = {
                *network.READOUT.values(),
                method.INNER_LR._replace(help='Inner learning rate (α) of the validation tasks.')),
     'machine': (machine.IMAGES, machine.DEVICES, machine.POOL, machine.PROFILE,
-                *machine.COMPILE_CACHE, *processes.PROCESSES),
+                machine.TRACKER, *machine.COMPILE_CACHE, *processes.PROCESSES),
 }
 
 
@@ -34,6 +34,7 @@ def run(values: FlagValues) -> None:
   """
   budget = task.time_budget(values)  # first, as its time runs already
   processes.join(values)
+  machine.check_trackers(values)
   backbone = network.backbone_options(values)
   network.check_backbone(backbone)  # before data is read
   dataset = transforms.normalized(data.load_dataset(values), values.normalization)

@@ -31,13 +31,13 @@ EXAMPLES = (
 )
 FLAGS: Groups = {
     'task': (task.NUM_TASKS._replace(default=2000, help='Tasks of each meta-test.'), task.SEED),
-    'data': (data_flags.WORKDIR, page_file.PAGE),
+    'data': (data_flags.WORKDIR, page_file.page('page.html in --workdir')),
     'method': (Flag('pretrain_steps', 'Optimizer steps of pre-training.', int, 600, least=1,
                     most=1_000_000_000),
                Flag('meta_steps', 'Outer steps of each meta-training.', int, 300, least=1,
                     most=1_000_000_000),
                Flag('width', 'Filters of the network (4CONV).', int, 64, least=1, most=2048)),
-    'machine': machine.COMPILE_CACHE,
+    'machine': (machine.TRACKER, *machine.COMPILE_CACHE),
 }
 
 # Each row: key in results.json, name in the table, what differs from the first row.
@@ -61,6 +61,7 @@ def run(values: FlagValues) -> None:
   """
   began = time.monotonic()
   root = values.workdir
+  machine.check_trackers(values)
   page_file.check(values)
   workdirs.claim(root, {'command': 'quickstart'} | {
       name: values[name].value
@@ -73,25 +74,27 @@ def run(values: FlagValues) -> None:
   else:
     logging.info('the run in %s is finished: nothing to do', root)
   _show(root)
-  page_file.write(values, [root])
+  page_file.write(values, [root], root)
 
 
 def _phases(values: FlagValues, glyphs: Dataset, root: str) -> dict[str, Any]:
   """Runs all that is not finished yet: phase -> its results, of the later two for each row."""
   pretrained = os.path.join(root, _PRETRAIN)
+  here = runs.Machine(trackers=tuple(values.tracker))
   pretraining = runs.pretrain_run(
       glyphs, backbone={'name': 'conv4', 'width': values.width}, validation=_VALIDATION,
       config=PretrainConfig(steps=values.pretrain_steps, flip=glyphs.flip), seed=values.seed,
-      workdir=pretrained)
+      workdir=pretrained, machine=here)
   config = MetaTrainConfig(steps=values.meta_steps, flip=glyphs.flip, inner=InnerLoop(lr=INNER_LR))
   meta_training = {key: runs.meta_train_run(
       glyphs, pretrained=pretrained, config=dataclasses.replace(config, **changes),
-      validation=_VALIDATION, seed=values.seed, workdir=os.path.join(root, key))
+      validation=_VALIDATION, seed=values.seed, workdir=os.path.join(root, key), machine=here)
                    for key, _, changes in ROWS}
   test = MetaTestConfig(num_tasks=values.num_tasks, inner=_TEST_LOOP)
   tests = {key: runs.meta_test_run(
       glyphs, checkpoint=os.path.join(root, key), config=test, split='test', protocol='inductive',
-      seed=values.seed, workdir=os.path.join(root, f'meta_test_{key}'), baseline=False)
+      seed=values.seed, workdir=os.path.join(root, f'meta_test_{key}'), baseline=False,
+      machine=here)
            for key in (*meta_training, _PRETRAIN)}
   return {'pretrain': pretraining, 'meta_train': meta_training, 'meta_test': tests}
 

@@ -5,6 +5,7 @@ never touched. Each command parses its command line into `FlagValues` of its own
 """
 import dataclasses
 import pathlib
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +23,8 @@ class Flag(NamedTuple):
   Attributes:
     name: as it is typed.
     help: one line, which says by itself what happens where there is no default.
-    kind: bool, int, float, str, list (of strings) or pathlib.Path; or the values to choose from.
+    kind: bool, int, float, str, list (of strings) or pathlib.Path; `bool | str` for a switch that
+      may have a value; or the values to choose from.
     default: its value where it is not given.
     least: bound of a number.
     most: bound of a number; of whole numbers 2^31 - 1 where there is none.
@@ -33,7 +35,7 @@ class Flag(NamedTuple):
   """
   name: str
   help: str
-  kind: type | tuple[str, ...] = str
+  kind: type | types.UnionType | tuple[str, ...] = str
   default: Any = None
   least: float | None = None
   most: float | None = None
@@ -145,8 +147,13 @@ def _define(flag: Flag, values: flags.FlagValues) -> None:
   if kind is bool:
     # Each call names `values`: without it absl would define a flag of the whole process.
     flags.DEFINE_bool(name, flag.default, help, flag_values=values)
+    return
+  serializer = flags.ArgumentSerializer()
+  if kind == bool | str:
+    switch = flags.Flag(parsers.SwitchParser(name), serializer, name, flag.default, help,
+                        boolean=True)
+    flags.DEFINE_flag(switch, values)
   else:
-    serializer = flags.ArgumentSerializer()
     flags.DEFINE(_parser(flag), name, flag.default, help, values, serializer)
 
 

@@ -8,6 +8,7 @@ from typing import get_args
 from absl.flags import FlagValues
 
 from mtl_jax import configs, runs
+from mtl_jax.runs import hosts, trackers
 
 from .declared import Flag, Flags, of_field, value_of
 
@@ -26,6 +27,8 @@ IMAGES = Flag('images', "Where images stay: in the device's memory, or in the ho
               'too large for it (auto).', get_args(runs.Images), 'auto')
 PROFILE = Flag('profile', 'Folder for a trace of a few steady steps, for XProf or Perfetto.', Path,
                shown='DIR')
+TRACKER = Flag('tracker', f'Where the metrics of the run go, beside metrics.jsonl: some of '
+               f'{", ".join(trackers.NAMES)}; or {trackers.NONE}.', list, [*trackers.DEFAULT])
 BATCHING = Flag('batching', 'How --inner=last_block or all computes tasks: one by one, by grouped '
                 'convolutions, by products of patches; auto measures it in a long run.',
                 ('auto', *get_args(configs.Batching)), 'auto')
@@ -44,4 +47,17 @@ def machine(values: FlagValues) -> runs.Machine:
   """
   layout = runs.make_layout(value_of(values, DEVICES), value_of(values, POOL))
   return runs.Machine(images=value_of(values, IMAGES), layout=layout,
-                      profile=value_of(values, PROFILE), batching=value_of(values, BATCHING))
+                      profile=value_of(values, PROFILE), batching=value_of(values, BATCHING),
+                      trackers=tuple(value_of(values, TRACKER)))
+
+
+def check_trackers(values: FlagValues) -> None:
+  """Refuses trackers that are not known or not installed, before anything is read or computed.
+
+  Args:
+    values: parsed flags; TRACKER.
+
+  Raises:
+    ValueError: as `trackers.check`.
+  """
+  hosts.on_first(lambda: trackers.check(values.tracker))

@@ -112,6 +112,15 @@ class PathParser(TextParser):
     return path
 
 
+class SwitchParser(Parser):
+  """True or false, as --NAME and --noNAME say, or a text."""
+
+  def parse(self, argument: str | bool) -> str | bool:
+    if isinstance(argument, bool) or argument in ('true', 'false'):
+      return argument in (True, 'true')
+    return TextParser(self.name).parse(argument)
+
+
 class ListParser(flags.ListParser):
   """Texts separated by commas, ~ expanded in each.
 

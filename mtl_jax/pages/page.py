@@ -5,7 +5,14 @@ from typing import Any, NamedTuple
 
 import mtl_jax
 from mtl_jax.classifiers import Classifier
-from mtl_jax.pages import photo_parts, sources, style, test_parts, training_parts
+from mtl_jax.pages import (
+  hard_classes,
+  photo_parts,
+  sources,
+  style,
+  test_parts,
+  training_parts,
+)
 from mtl_jax.pages.markup import Html, Section, element, folded, join, note, section, table
 from mtl_jax.pages.pictures import Pictures
 from mtl_jax.pages.sources import Photos, Sources
@@ -46,9 +53,13 @@ def write(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *,
   check_place(out, overwrite=overwrite)
   found, pictures, missing = sources.find(paths), Pictures(), []
   seen = _seen(found, cache_dir, missing) if images else []
+  if found.tests and not images:
+    missing.append('episodes, which classes are taken for which, and the map of features, for '
+                   'which tasks are answered again: mtl page shows them')
   sections = [
       training_parts.curves(found.trainings), test_parts.results(found.tests, published),
-      test_parts.tasks(found.tests), test_parts.episodes(seen, pictures),
+      test_parts.tasks(found.tests), hard_classes.by_tasks(found.tests),
+      test_parts.episodes(seen, pictures),
       test_parts.classes(seen, pictures), test_parts.maps(seen),
       photo_parts.classifiers(found.classifiers, pictures),
       training_parts.failures(found.trainings),
@@ -58,13 +69,14 @@ def write(paths: Sequence[str | os.PathLike], out: str | os.PathLike, *,
 
 
 def of_classifier(classifier: Classifier, name: str, out: str | os.PathLike, *,
-                  overwrite: bool = False) -> Written:
+                  images: bool = True, overwrite: bool = False) -> Written:
   """Writes a page of a classifier that need not have been saved.
 
   Args:
     classifier: any.
     name: what to call it.
     out: as in `write`.
+    images: show photos, which are read again for it.
     overwrite: as in `write`.
 
   Raises:
@@ -72,8 +84,10 @@ def of_classifier(classifier: Classifier, name: str, out: str | os.PathLike, *,
   """
   check_place(out, overwrite=overwrite)
   found, pictures = Sources([], [], [Photos(name, None, classifier)]), Pictures()
-  parts = [photo_parts.classifiers(found.classifiers, pictures), _settings(found)]
-  return _write(out, name, found, parts, pictures, [])
+  parts = [photo_parts.classifiers(found.classifiers, pictures if images else None),
+           _settings(found)]
+  return _write(out, name, found, parts, pictures, [] if images else [
+      'photos, which are read again for it: mtl page shows them'])
 
 
 def check_place(out: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -145,9 +159,19 @@ def _write(out: str | os.PathLike, title: str, found: Sources, parts: Sequence[S
     missing.append(f'{pictures.left_out} photos not shown: the page is large enough')
   sections = [part for part in parts if part is not None]
   content = _html(title, found, sections, missing).encode()
-  folder, name = os.path.split(os.path.abspath(out))
-  workdirs.write_file(folder, name, content)
+  if _content(out) != content:  # a page that says the same stays as it is
+    folder, name = os.path.split(os.path.abspath(out))
+    workdirs.write_file(folder, name, content)
   return Written([part.name for part in sections], len(content), missing)
+
+
+def _content(path: str | os.PathLike) -> bytes | None:
+  """What a file holds; None where there is none."""
+  try:
+    with open(path, 'rb') as file:
+      return file.read()
+  except OSError:
+    return None
 
 
 def _html(title: str, found: Sources, sections: Sequence[Section], missing: Sequence[str]) -> str:

@@ -18,12 +18,12 @@ _MOST_DOUBTS = 20
 _MOST_CLASSES = 60
 
 
-def classifiers(found: Sequence[Photos], pictures: Pictures) -> Section | None:
+def classifiers(found: Sequence[Photos], pictures: Pictures | None) -> Section | None:
   """Tells of each classifier how good it is, what it confuses, and which photos look mislabelled.
 
   Args:
     found: any; None is returned where there is none.
-    pictures: of the page.
+    pictures: of the page; None for none.
   """
   if not found:
     return None
@@ -31,7 +31,7 @@ def classifiers(found: Sequence[Photos], pictures: Pictures) -> Section | None:
                  *(_classifier(each, place, pictures) for place, each in enumerate(found)))
 
 
-def _classifier(photos: Photos, place: int, pictures: Pictures) -> Html:
+def _classifier(photos: Photos, place: int, pictures: Pictures | None) -> Html:
   classifier = photos.classifier
   report = classifier.report()
   said = (f'{len(classifier.names)} classes, {report.num_photos} photos, '
@@ -46,7 +46,8 @@ def _classifier(photos: Photos, place: int, pictures: Pictures) -> Html:
   # Of a temperature the order of the logits does not depend.
   answers = classifier.head.left_out_logits.argmax(axis=1)
   parts += [element('h3', 'Taken for each other, when left out'),
-            confusion.matrix(f'photos{place}', classifier.names, labels, answers, show.judged)]
+            confusion.matrix(f'photos{place}', classifier.names, labels, answers,
+                             show.judged if pictures is not None else None)]
   if report.doubts:
     parts += [element('h3', 'Perhaps mislabelled'), _doubts(report.doubts, show)]
   if show.gone:
@@ -81,7 +82,7 @@ def _doubts(doubts, show: '_Shown') -> Html:
 class _Shown:
   """The photos of a classifier, where their files still are."""
 
-  def __init__(self, classifier: Classifier, pictures: Pictures):
+  def __init__(self, classifier: Classifier, pictures: Pictures | None):
     self._judged = [classifier.photos[place]
                     for place in np.flatnonzero(classifier.head.left_out)]
     self._pictures, self.gone = pictures, set()
@@ -92,7 +93,9 @@ class _Shown:
     return self.file(photo, f'{os.path.basename(photo)}: {title}', class_)
 
   def file(self, photo: str, title: str, class_: str | None = None) -> Html:
-    """Shows a photo; says its name where the file is gone."""
+    """Shows a photo; says its name where the file is gone, or where no photo is shown."""
+    if self._pictures is None:
+      return element('span', os.path.basename(photo), title=title)
     try:
       image = image_files.read_image(photo, _SIDE)
     except (OSError, ValueError):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from mtl_jax.configs import Batching, MetaTrainConfig
 from mtl_jax.execution import frozen_prefix, memory, task_batching
-from mtl_jax.runs import hosts, workdirs
+from mtl_jax.runs import hosts, trackers, workdirs
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.sharding import Layout, num_devices, num_pool_parts
 from mtl_jax.types import Backbone, BackboneVars, Cut, Dataset, ImagePool
@@ -17,6 +17,7 @@ class Machine(NamedTuple):
   layout: Layout | None = None  # devices that share the work; None for one device
   profile: str | None = None    # folder for a trace of a few steady calls; None for no trace
   batching: str | None = None   # 'auto' measures `InnerLoop.batching`; None leaves it as it is
+  trackers: tuple[str, ...] = trackers.DEFAULT  # which metrics go to, beside metrics.jsonl
 
 
 ONE_DEVICE = Machine()

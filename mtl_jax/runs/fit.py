@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from mtl_jax.runs.metrics import MetricWriter
 from mtl_jax.runs.profiling import Trace
 from mtl_jax.runs.progress import Progress
 from mtl_jax.runs.time_budgets import Clock
+from mtl_jax.runs.trackers import DEFAULT
 from mtl_jax.types import Score
 
 Advance = Callable[[Any], tuple[Any, Mapping[str, Any]]]  # state -> (later state, metrics)
@@ -57,7 +58,7 @@ class _Loop(NamedTuple):
 
 def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_steps: int,
         validate_every: int, workdir: str | os.PathLike, profile: str | None = None,
-        clock: Clock | None = None) -> Fitted:
+        clock: Clock | None = None, trackers: Sequence[str] = DEFAULT) -> Fitted:
   """Trains until `num_steps`, from the newest checkpoint in `workdir` if there is one.
 
   Every validated state is saved, the first one too, so that a run never ends worse than it began. A
@@ -73,11 +74,10 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
     phase: name of the phase in metrics, progress and messages.
     num_steps: steps at which the run is finished; 0 validates and saves the initial state.
     validate_every: steps between two validations, rounded up to a call of `advance`.
-    workdir: holds `checkpoints`, `metrics.jsonl` and TensorBoard events.
-    profile: folder for a trace of a few calls of `advance` after the first one, which compiles;
-      None for no trace.
-    clock: of a run by the clock, which ends before `num_steps` where its time is over; the step is
-      kept, so that the run ends there if it is resumed. None for any other run.
+    workdir: holds `checkpoints`, `metrics.jsonl` and what trackers keep on disk.
+    profile: folder for a trace of a few calls of `advance` after the first one; None for none.
+    clock: of a run by the clock, which may end before `num_steps` at a step that it keeps; or None.
+    trackers: which the metrics go to too, as `trackers.check` takes them.
 
   Returns:
     A Fitted.
@@ -97,7 +97,7 @@ def fit(state: Any, advance: Advance, validate: Validate, *, phase: str, num_ste
       _log_found(phase, workdir, first_step, num_steps)
     awaits = found is not None and hosts.on_first(lambda: checkpoints.awaits_validation(first_step))
     if found is None or awaits or first_step < num_steps:
-      with (hosts.first_only(MetricWriter, workdir, first_step, phase) as writer,
+      with (hosts.first_only(MetricWriter, workdir, first_step, phase, trackers) as writer,
             hosts.first_only(Progress, num_steps, phase, first_step) as progress,
             contextlib.closing(Trace(profile if hosts.is_first() else None)) as trace):
         loop = _Loop(advance, validate, phase, num_steps, validate_every, writer, progress,

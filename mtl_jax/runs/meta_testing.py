@@ -2,7 +2,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from absl import logging
 from mtl_jax import configs, episodes, execution, learnable, stages
 from mtl_jax.configs import Learn, MetaTestConfig, MetaTrainConfig
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import decisions, finished, hosts, records, workdirs
+from mtl_jax.runs import decisions, finished, hosts, records, trackers, workdirs
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.runs.metrics import MetricWriter
@@ -49,6 +49,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
     FileNotFoundError: `checkpoint` is not there.
     OSError: something could not be written.
   """
+  hosts.on_first(lambda: trackers.check(machine.trackers))
   workdir, pool = os.fspath(workdir), getattr(dataset, split)
   run = finished.load(checkpoint, pool.image_shape, readout=readout,
                       compute_dtype=compute_dtype)
@@ -76,7 +77,8 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
   results = {'command': 'meta_test', 'accuracy': accuracy, 'ci95': ci95,
              'num_tasks': config.num_tasks, 'way': config.way, 'shot': config.shot,
              'query': config.query, 'protocol': protocol, 'split': split,
-             'dataset': dataset.name, 'data': data, 'method': _row_name(run, config)}
+             'dataset': dataset.name, 'data': data, 'method': _row_name(run, config),
+             'classes': list(dataset.class_names.get(split, ()))}
   if baseline and run.meta_params is not None:
     # Without meta-learning the paper adapts θ alone; a run that adapts the network is compared with
     # that row.
@@ -88,13 +90,14 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
     results['baselines'] = {'update_theta': {'accuracy': value, 'ci95': interval}}
   results |= {'seed': seed, 'seconds': time.monotonic() - began,
               **records.machine_results(machine.layout)}
-  hosts.on_first(_writing(workdir, results))
+  hosts.on_first(_writing(workdir, results, machine.trackers))
   return results
 
 
-def _writing(workdir: str, results: dict[str, Any]) -> Callable[[], None]:
+def _writing(workdir: str, results: dict[str, Any], tracked_by: Sequence[str]
+             ) -> Callable[[], None]:
   def write():
-    with MetricWriter(workdir, phase='meta_test') as writer:
+    with MetricWriter(workdir, phase='meta_test', tracked_by=tracked_by) as writer:
       values = {name: results[name] for name in ('accuracy', 'ci95')}
       writer.write(results['num_tasks'], values)
     workdirs.write_results(workdir, results)

@@ -8,7 +8,7 @@ from mtl_jax import configs, episodes, execution, sharding, stages
 from mtl_jax.configs import MetaTrainConfig
 from mtl_jax.execution import frozen_prefix, placement
 from mtl_jax.phases import meta_train
-from mtl_jax.runs import decisions, finished, hosts, models, records, trainings
+from mtl_jax.runs import decisions, finished, hosts, models, records, trackers, trainings
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.runs.time_budgets import TimeBudget, Training
@@ -49,6 +49,7 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
     FloatingPointError: the loss is no longer finite.
     OSError: something could not be written.
   """
+  hosts.on_first(lambda: trackers.check(machine.trackers))
   workdir, layout = os.fspath(workdir), machine.layout
   run = finished.load(pretrained, dataset.train.image_shape, backbone=backbone,
                       readout=readout, compute_dtype=compute_dtype)
@@ -84,7 +85,7 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
       meta_train.steps_per_cycle(config), validation.every)
   config, fitted = trainings.run(
       training, config, phase='meta_train', num_steps=_num_steps(config), workdir=workdir,
-      budget=budget, profile=machine.profile)
+      budget=budget, profile=machine.profile, trackers=machine.trackers)
   trees = {models.BACKBONE: frozen, models.META_PARAMS: fitted.state.meta_params}
   return records.finish(workdir, settings | {'config': configs.to_json(config)}, fitted, layout,
                         trees, dataset.class_names.get('train'))

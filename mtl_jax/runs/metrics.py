@@ -1,4 +1,4 @@
-"""The metrics of a run while it goes, as JSON lines and as TensorBoard events.
+"""The metrics of a run while it goes: as JSON lines, and to the trackers that are asked for.
 
 `metrics.jsonl` holds nothing that depends on the clock, and a resumed run first removes what it
 will write again, so that the file of a run killed and resumed is byte for byte that of an unbroken
@@ -6,20 +6,19 @@ run. Each line carries a checksum of what it says (`checked_json`).
 """
 import contextlib
 import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsInt
 
 from absl import logging
 
-from mtl_jax.runs import workdirs
+from mtl_jax.runs import trackers, workdirs
 from mtl_jax.untrusted import checked_json
 
 _FILE = 'metrics.jsonl'
 
 
 class MetricWriter:
-  """Appends the metrics of a run to `<workdir>/metrics.jsonl` and to TensorBoard; a context.
+  """Appends the metrics of a run to `<workdir>/metrics.jsonl` and to trackers; a context.
 
   Write the line of a step before its checkpoint: a run resumed from step s keeps the lines up to s.
 
@@ -28,40 +27,40 @@ class MetricWriter:
     resume_step: step that the run goes on from; later lines are removed, and a last line cut short.
       0: the run starts, all its lines are removed.
     phase: name that goes into every line; lines of other phases stay as they are.
+    tracked_by: names of trackers, as `trackers.check` takes them.
   """
 
-  def __init__(self, workdir: str | os.PathLike, resume_step: int = 0, phase: str | None = None):
+  def __init__(self, workdir: str | os.PathLike, resume_step: int = 0, phase: str | None = None,
+               tracked_by: Sequence[str] = trackers.DEFAULT):
     os.makedirs(workdir, exist_ok=True)
     self._path = os.path.join(workdir, _FILE)
     self._phase = phase
     _remove_later_lines(workdir, resume_step, phase)
     self._file = open(self._path, 'a', encoding='utf-8', newline='\n', opener=_no_link)
-    # One folder per phase, as TensorBoard purges all curves of a folder together.
-    folder = os.path.join(workdir, 'tensorboard', phase or '')
-    self._events = _EventFile(folder, resume_step)
+    self._trackers = trackers.start(tracked_by, workdir, phase, resume_step)
 
   def __enter__(self) -> 'MetricWriter':
     return self
 
   def __exit__(self, error_type, error, traceback) -> None:
     try:
-      self.close()
+      self.close(finished=error_type is None)
     except OSError:
       if error_type is None:  # Else it would hide the error that ended the block.
         raise
 
   def write(self, step: SupportsInt, values: Mapping[str, SupportsFloat],
             timings: Mapping[str, SupportsFloat] | None = None) -> None:
-    """Writes one line, and the same scalars to TensorBoard.
+    """Writes one line, and hands the same numbers to the trackers.
 
     Args:
       step: steps taken so far.
       values: name -> number; float32 comes back exactly. Where not finite, NaN or Infinity is
         written.
-      timings: rates and durations, which differ from run to run: they go to TensorBoard only.
+      timings: rates and durations, which differ from run to run: they go to the trackers only.
 
     Raises:
-      OSError: the line or the events cannot be written.
+      OSError: the line or TensorBoard's events cannot be written.
     """
     numbers = {name: float(value) for name, value in values.items()}
     head = {'step': int(step)} | ({'phase': self._phase} if self._phase else {})
@@ -70,62 +69,23 @@ class MetricWriter:
       self._file.flush()  # else a killed run would lose lines whose checkpoint is there
     except OSError as error:
       raise OSError(f'could not write {self._path}: {error.strerror}') from error
-    self._events.write(int(step), numbers | dict(timings or {}))
+    numbers |= {name: float(value) for name, value in (timings or {}).items()}
+    for tracker in self._trackers:
+      tracker.write(int(step), numbers)
 
-  def close(self) -> None:
-    """Closes both files."""
-    try:
-      self._events.close()
-    finally:
-      self._file.close()
+  def close(self, finished: bool = True) -> None:
+    """Closes the file and the trackers.
 
+    Args:
+      finished: whether the run was not stopped and has not failed.
 
-class _EventFile:
-  """TensorBoard events by tensorboardX's file format, written at once.
-
-  Its own `SummaryWriter` writes from a thread; where the disk is full that thread dies and the run
-  would wait for it for ever.
-  """
-
-  def __init__(self, folder: str, resume_step: int):
-    # Slow to import, and not all importers of this module write.
-    from tensorboardX import event_file_writer, summary
-    from tensorboardX.proto import event_pb2
-    # Generated code, which type checkers cannot see into.
-    self._event = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
-    self._session = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-    self._summary = summary.scalar
-    os.makedirs(folder, exist_ok=True)
-    self._folder = folder
-    # The number of the process tells this file from those that earlier processes left.
-    self._writer = event_file_writer.EventsWriter(os.path.join(folder, 'events'), f'.{os.getpid()}')
-    if resume_step:  # TensorBoard hides what an earlier process wrote from here on.
-      self._put(step=resume_step + 1, session_log=self._session(status=self._session.START))
-
-  def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-    """Writes some scalars of one step."""
-    for name, value in values.items():
-      self._put(step=step, summary=self._summary(name, float(value)))
-    with self._named_errors():
-      self._writer.flush()
-
-  def close(self) -> None:
-    """Closes the file."""
-    with self._named_errors():
-      self._writer.close()
-
-  def _put(self, **content) -> None:
-    with self._named_errors():
-      self._writer.write_event(self._event(wall_time=time.time(), **content))
-
-  @contextlib.contextmanager
-  def _named_errors(self) -> Iterator[None]:
-    """Adds to an error what could not be written."""
-    try:
-      yield
-    except OSError as error:
-      raise OSError(f'could not write TensorBoard events in {self._folder}: '
-                    f'{error.strerror}') from error
+    Raises:
+      OSError: what was held back cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+      stack.callback(self._file.close)
+      for tracker in self._trackers:
+        stack.callback(tracker.close, finished)
 
 
 def _remove_later_lines(workdir: str | os.PathLike, resume_step: int, phase: str | None) -> None:

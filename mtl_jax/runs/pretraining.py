@@ -8,7 +8,7 @@ from mtl_jax import backbones, configs, execution, learnable, sharding, stages
 from mtl_jax.configs import PretrainConfig
 from mtl_jax.execution import placement
 from mtl_jax.phases import pretrain
-from mtl_jax.runs import decisions, models, records, trainings
+from mtl_jax.runs import decisions, hosts, models, records, trackers, trainings
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
 from mtl_jax.runs.time_budgets import TimeBudget, Training
 from mtl_jax.runs.validation import Validation, check_validation, make_scorer
@@ -41,6 +41,7 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
     FloatingPointError: the loss is no longer finite.
     OSError: something could not be written.
   """
+  hosts.on_first(lambda: trackers.check(machine.trackers))
   workdir, readout, layout = os.fspath(workdir), dict(readout or {}), machine.layout
   network = backbones.create(image_shape=dataset.train.image_shape, **backbone)
   network = backbones.read_out(network, **readout)
@@ -74,6 +75,7 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
       config.steps_per_call, validation.every)
   config, fitted = trainings.run(
       training, config, phase='pretrain', workdir=workdir, budget=budget, profile=machine.profile,
+      trackers=machine.trackers,
       num_steps=records.whole_calls(config.steps, config.steps_per_call))
   return records.finish(workdir, settings | {'config': configs.to_json(config)}, fitted, layout,
                         {models.BACKBONE: fitted.state.backbone}, dataset.class_names.get('train'))

@@ -1,19 +1,21 @@
 """A training by a number of steps or by the clock: what pre-training and meta-training share."""
 import os
 import time
+from collections.abc import Sequence
 from typing import TypeVar
 
 from mtl_jax.configs import MetaTrainConfig, PretrainConfig
 from mtl_jax.runs import fit, hosts, time_budgets, workdirs
 from mtl_jax.runs.fit import Fitted
 from mtl_jax.runs.time_budgets import Clock, TimeBudget, Training
+from mtl_jax.runs.trackers import DEFAULT
 
 C = TypeVar('C', PretrainConfig, MetaTrainConfig)
 
 
 def run(training: Training[C], config: C, *, phase: str, num_steps: int,
         workdir: str | os.PathLike, budget: TimeBudget | None = None,
-        profile: str | None = None) -> tuple[C, Fitted]:
+        profile: str | None = None, trackers: Sequence[str] = DEFAULT) -> tuple[C, Fitted]:
   """Trains until a number of steps, or until a time is over.
 
   Args:
@@ -24,6 +26,7 @@ def run(training: Training[C], config: C, *, phase: str, num_steps: int,
     workdir: claimed for the run.
     budget: its time; None for `num_steps`.
     profile: as in `fit.fit`.
+    trackers: as in `fit.fit`.
 
   Returns:
     (the settings with the schedule that was trained by, how the training ended).
@@ -41,5 +44,5 @@ def run(training: Training[C], config: C, *, phase: str, num_steps: int,
   with training.advance(config) as advance:
     fitted = fit.fit(training.start(config), advance, training.validate, phase=phase,
                      num_steps=num_steps, validate_every=training.validate_every, workdir=workdir,
-                     profile=profile, clock=clock)
+                     profile=profile, clock=clock, trackers=trackers)
   return config, fitted._replace(seconds=time.monotonic() - began)

@@ -1,8 +1,6 @@
 """Pages of runs: what is in them is what the runs hold, and nothing of theirs is HTML."""
-import html.parser
 import json
 import os
-import re
 import shutil
 
 import numpy as np
@@ -11,64 +9,19 @@ import pytest
 import mtl_jax
 from launch.reproduction import paper
 from mtl_jax import pages
-from mtl_jax.pages import replay, sources
+from mtl_jax.pages import hard_classes, replay, sources
 from tests import tiny_runs
+from tests.pages.parsing import count, parsed
 
 EVIL = '<img src=x onerror="document.title=1">'
-# That no page needs: anything from elsewhere, and scripts.
-FOREIGN = re.compile(r'<script|<link|<iframe|src="(?!data:)|href="(?!#)|url\(|@import', re.I)
-
-
-class Parser(html.parser.HTMLParser):
-  """Collects elements and texts, and whether each element is closed."""
-
-  def __init__(self, content):
-    super().__init__()
-    self.tags, self.open, self.text = [], [], []
-    self.feed(content)
-
-  def handle_starttag(self, tag, attrs):
-    self.tags.append((tag, dict(attrs)))
-    if tag not in ('img', 'meta'):
-      self.open.append(tag)
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag
-
-  def handle_data(self, data):
-    self.text.append(data)
-
-
-def parsed(path):
-  content = path.read_text()
-  assert not FOREIGN.search(content)
-  found = Parser(content)
-  assert not found.open
-  ids = [attrs['id'] for _, attrs in found.tags if 'id' in attrs]
-  assert len(ids) == len(set(ids))
-  assert {attrs['href'][1:] for _, attrs in found.tags if attrs.get('href')} <= set(ids)
-  return found
-
-
-@pytest.fixture(scope='module')
-def tested():
-  """A meta-test of the tiny meta-training, in the folder where it lies by default."""
-  run = tiny_runs.meta_trained()
-  tiny_runs.finished('meta_test', f'--checkpoint={run}')
-  return next((run / 'meta_test').iterdir())
-
-
-def count(found, tag, class_=None):
-  return sum(1 for name, attrs in found.tags
-             if name == tag and (class_ is None or class_ in attrs.get('class', '').split()))
 
 
 def test_a_meta_training_with_its_meta_test(tested, tmp_path):
   out = tmp_path / 'page.html'
   written = pages.write([tiny_runs.pretrained(), tiny_runs.meta_trained()], out,
                         cache_dir=str(tiny_runs.shared() / 'cache'))
-  assert written.sections == ['curves', 'results', 'tasks', 'episodes', 'hardest', 'map',
-                              'failures', 'scale-shift', 'settings']
+  assert written.sections == ['curves', 'results', 'tasks', 'classes', 'episodes', 'hardest',
+                              'map', 'failures', 'scale-shift', 'settings']
   assert not written.missing and written.size == out.stat().st_size < 5e6
   found, text = parsed(out), out.read_text()
   results = json.loads((tested / 'results.json').read_text())
@@ -106,7 +59,7 @@ def test_images_that_are_gone_or_others_are_said(tested, tmp_path):
     assert any(says in line for line in written.missing)
   (tmp_path / 'alone').mkdir()
   written = pages.write([folder], tmp_path / 'y.html')
-  assert written.sections == ['results', 'tasks', 'settings']
+  assert written.sections == ['results', 'tasks', 'classes', 'settings']
   assert 'name it too' in written.missing[0]
 
 
@@ -192,14 +145,16 @@ def test_a_folder_that_is_not_writable(tmp_path, monkeypatch):
     pages.check_place(tmp_path / 'x.html')
 
 
-def test_commands_end_with_a_page(tmp_path):
-  result = tiny_runs.start('launch.adapt', str(tiny_runs.pretrained()),
-                           str(tiny_runs.shared() / 'data' / 'test'),
-                           f'--page={tmp_path / "a.html"}')
-  assert result.returncode == 0, result.stderr
-  assert 'page written to' in result.stdout
-  parsed(tmp_path / 'a.html')
-  result = tiny_runs.finished('meta_test', f'--checkpoint={tiny_runs.pretrained()}',
-                              f'--workdir={tmp_path / "test"}', f'--page={tmp_path / "b.html"}')
-  assert 'results, tasks, episodes, hardest' in result.stdout
-  assert count(parsed(tmp_path / 'b.html'), 'img') > 0
+def test_classes_of_hard_tasks(tested):
+  test, = sources.find([tested]).tests
+  images = replay.load_images(test, str(tiny_runs.shared() / 'cache'))
+  again = replay.replay(test, replay.load_run(test), images, range(10))
+  drawn = hard_classes._drawn(test.settings['seed'], 10, 3, 3)
+  np.testing.assert_array_equal(drawn, again.class_ids)
+  # Three classes of three are in every task; so an own example.
+  ids = np.array([[0, 1], [2, 1], [3, 2], [2, 0]])
+  accuracies = np.array([0.9, 0.5, 0.1, 0.3])
+  found = hard_classes.mean_by_class(ids, accuracies, 5)
+  assert [(label, number) for label, number, *_ in found] == [(2, 3), (0, 2), (1, 2)]
+  np.testing.assert_allclose([mean for _, _, mean, _ in found], [0.3, 0.6, 0.7])
+  np.testing.assert_allclose(found[1][3], 1.96 * 0.3 / 2 ** 0.5)
