@@ -107,6 +107,26 @@ def test_streamed_entries_have_the_same_checksums(tmp_path, monkeypatch):
     cache.load_or_stream('tiny', KEY, lambda: streams, True, tmp_path)
 
 
+def test_large_files_are_read_once_and_again_after_any_change(tmp_path, monkeypatch):
+  monkeypatch.setattr(cache.checksums, 'WHOLE', 100)
+  whole, read = load(tmp_path), []
+  entire = cache.checksums.of
+  monkeypatch.setattr(cache.checksums, 'of', lambda array: read.append(1) or entire(array))
+  load(tmp_path, build=not_called)
+  load(tmp_path, build=not_called)
+  assert len(read) == 3
+  path = next(tmp_path.glob('tiny-*/val.npy'))
+  content = path.read_bytes()
+  path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+  with pytest.warns(UserWarning, match='val.npy: its checksum differs.*building it again'):
+    assert_equal(load(tmp_path), whole)
+  for damaged in (b'', b'[' * 100_000, b'{"val.npy": 1}'):  # notes that say nothing
+    next(tmp_path.glob('tiny-*')).joinpath('checked.json').write_bytes(damaged)
+    read.clear()
+    load(tmp_path, build=not_called)
+    assert len(read) == 3
+
+
 def test_array_of_another_shape_is_damage(tmp_path):
   load(tmp_path)
   np.save(next(tmp_path.glob('tiny-*/val.npy')), np.zeros((3, 4, 4, 3), np.uint8))
