@@ -42,7 +42,7 @@ FC100_SUPER_CLASSES = {
     'test': 'aquatic_mammals insects medium_mammals people'.split(),
 }
 
-CIFAR_FS_CLASSES = {
+CIFAR_FS_CLASSES: dict[str, list[str]] = {
     'train': """
         apple aquarium_fish bear bee bottle bowl boy bridge bus can castle caterpillar chair clock
         cloud cockroach couch cup dinosaur dolphin elephant forest girl hamster house kangaroo
