@@ -2,6 +2,7 @@
 import json
 import os
 import resource
+import shutil
 import threading
 import warnings
 import weakref
@@ -125,6 +126,27 @@ def test_large_files_are_read_once_and_again_after_any_change(tmp_path, monkeypa
     read.clear()
     load(tmp_path, build=not_called)
     assert len(read) == 3
+
+
+def test_a_cache_that_is_deleted_while_it_is_written(tmp_path):
+  root, built = tmp_path / 'cache', make_dataset()
+  root.mkdir()
+
+  def classes(split):
+    pool = getattr(built, split)
+    for name, start, size in zip(built.class_names[split], pool.class_offsets, pool.class_sizes,
+                                 strict=True):
+      yield name, pool.images[start:start + size]
+      shutil.rmtree(root, ignore_errors=True)
+
+  def streams():
+    return {split: classes(split) for split in pools.SPLITS}
+
+  with pytest.raises(ValueError, match='cannot be written to .*; make room there') as raised:
+    cache.load_or_stream('tiny', KEY, streams, True, root)
+  assert len(str(raised.value).splitlines()) == 1 and not root.exists()
+  with pytest.warns(UserWarning, match='decoded images not cached'):
+    assert_equal(load(tmp_path / 'nowhere'), built)
 
 
 def test_array_of_another_shape_is_damage(tmp_path):
