@@ -42,7 +42,7 @@ FC100_SUPER_CLASSES = {
     'test': 'aquatic_mammals insects medium_mammals people'.split(),
 }
 
-CIFAR_FS_CLASSES: dict[str, list[str]] = {
+CIFAR_FS_CLASSES = {
     'train': """
         apple aquarium_fish bear bee bottle bowl boy bridge bus can castle caterpillar chair clock
         cloud cockroach couch cup dinosaur dolphin elephant forest girl hamster house kangaroo
@@ -103,7 +103,7 @@ def split_of(name: str) -> dict[str, list[str]]:
     name: 'fc100' or 'cifar_fs'.
   """
   if name == 'cifar_fs':
-    return CIFAR_FS_CLASSES
+    return {split: list(classes) for split, classes in CIFAR_FS_CLASSES.items()}
   return {split: [c for c, above in cifar_classes.SUPER_CLASSES.items() if above in wanted]
           for split, wanted in FC100_SUPER_CLASSES.items()}
 
