@@ -13,7 +13,7 @@ from mtl_jax.phases import meta_test
 from mtl_jax.runs import finished, tables
 
 from . import command, page_file
-from .flags import data, machine, method, network, processes, task
+from .flags import begun, data, machine, method, network, processes, task
 from .flags.declared import Flag, Groups
 
 EXAMPLES = (
@@ -68,6 +68,8 @@ def run(values: FlagValues) -> None:
   settings = finished.trained_settings(values.checkpoint)
   config = test_config(values, settings)
   split = task.tested_split(values)
+  begun.check(values, config, settings, command='meta_test', seed=values.seed, split=split,
+              protocol=values.protocol, baseline=values.baseline)
   dataset = data.load_dataset(values, run=settings)
   workdir = values.workdir or os.path.join(values.checkpoint, 'meta_test',
                                            _name(values, dataset.name, config))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from absl.flags import FlagValues
 
-from mtl_jax import runs
+from mtl_jax import configs, runs
 from mtl_jax.runs import finished
 
 from . import command
-from .flags import data, machine, method, network, presets, processes, task
+from .flags import begun, data, machine, method, network, presets, processes, task
 from .flags.declared import Flag, Groups
 
 EXAMPLES = (
@@ -49,12 +49,16 @@ def run(values: FlagValues) -> None:
     raise ValueError('--width goes with --backbone: give both, or neither')
   name = network.backbone_name(values)
   settings = finished.trained_settings(values.pretrained)  # a wrong directory fails before data
+  config = method.meta_train_config(values, None, settings['backbone']['name'])
+  validation = task.validation(values, config.inner)
+  begun.check(values, config, settings, command='meta_train', seed=values.seed,
+              validation=configs.to_json(validation))
   dataset = data.load_dataset(values, run=settings)
   config = method.meta_train_config(values, dataset, settings['backbone']['name'])
   backbone = {'name': name, 'width': values.width} if name else None
   results = runs.meta_train_run(
       dataset, pretrained=values.pretrained, config=config, backbone=backbone,
-      validation=task.validation(values, config.inner), seed=values.seed, workdir=values.workdir,
+      validation=validation, seed=values.seed, workdir=values.workdir,
       readout=network.readout_options(values), compute_dtype=values.compute_dtype,
       machine=machine.machine(values), budget=budget)
   print(f'meta-trained on {dataset.name}: {config.way}-way {config.shot}-shot accuracy '

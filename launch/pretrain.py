@@ -1,11 +1,11 @@
 """Pre-trains a backbone on the training classes (phase 1)."""
 from absl.flags import FlagValues
 
-from mtl_jax import runs
+from mtl_jax import configs, runs
 from mtl_jax.data import transforms
 
 from . import command
-from .flags import data, machine, method, network, presets, processes, task
+from .flags import begun, data, machine, method, network, presets, processes, task
 from .flags.declared import Groups
 
 EXAMPLES = (
@@ -37,15 +37,17 @@ def run(values: FlagValues) -> None:
   machine.check_trackers(values)
   backbone = network.backbone_options(values)
   network.check_backbone(backbone)  # before data is read
+  validation = task.validation(values, method.inner(values))
+  begun.check(values, network.pretrain_config(values, None), command='pretrain', seed=values.seed,
+              backbone=backbone, validation=configs.to_json(validation))
   dataset = transforms.normalized(data.load_dataset(values), values.normalization)
   if values.rotation_weight and dataset.name == 'omniglot':
     raise ValueError('--rotation_weight does not go with omniglot: there a turned image is another '
                      'class')
   results = runs.pretrain_run(
       dataset, backbone=backbone, config=network.pretrain_config(values, dataset),
-      validation=task.validation(values, method.inner(values)), seed=values.seed,
-      workdir=values.workdir, readout=network.readout_options(values),
-      machine=machine.machine(values), budget=budget)
+      validation=validation, seed=values.seed, workdir=values.workdir,
+      readout=network.readout_options(values), machine=machine.machine(values), budget=budget)
   print(f'pre-trained {values.backbone} on {dataset.name}: {values.way}-way {values.shot}-shot '
         f'accuracy {100 * results["validation_accuracy"]:.2f}% on validation classes at step '
         f'{results["best_step"]}, {results["seconds"]:.0f} s')

@@ -252,6 +252,7 @@ def _check_shapes(base_learner, support_features, support_labels, query_features
     if features.ndim != 2 or features.shape[1] != feature_dim:
       raise ValueError(f'expected {name} of shape [n, {feature_dim}], as the base-learner has, '
                        f'got {features.shape}')
+    checks.finite(name, features)
   if support_labels.shape != support_features.shape[:1]:
     raise ValueError(f'expected support_labels of shape {support_features.shape[:1]}, got '
                      f'{support_labels.shape}')

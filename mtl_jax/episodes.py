@@ -5,7 +5,6 @@ offsets and sizes of the classes, so the same functions draw from images on the 
 features that were computed once per image, and from images that stay in host memory
 (`execution.read_ahead`).
 """
-import functools
 from collections.abc import Callable
 
 import jax
@@ -244,12 +243,11 @@ def sample(key: Array, pool: ImagePool, *, way: int, shot: int, query: int,
 
 def _check_drawn(pool, per_class, class_ids):
   """Refuses known sizes and classes that an episode cannot be drawn from."""
+  if class_ids is not None:
+    checks.labels('class_ids', class_ids, pool.class_sizes.shape[0])
+    checks.distinct('class_ids', class_ids)
   ids = None if class_ids is None else checks.known(class_ids)
   sizes = checks.known(pool.class_sizes)
-  if ids is not None:
-    checks.labels('class_ids', ids, pool.class_sizes.shape[0])
-    if len(np.unique(ids)) < ids.size:
-      raise ValueError(f'expected distinct class_ids, got {ids.tolist()}')
   if sizes is None or (class_ids is not None and ids is None):
     return
   smallest = (sizes if ids is None else sizes[ids]).min(initial=np.iinfo(np.int32).max)
@@ -269,9 +267,11 @@ def _check_places(pool):
                      'images one class after the other')
 
 
-@functools.partial(jax.jit, static_argnames=('way', 'shot', 'query'))
-def _sample(key, pool, class_ids, *, way, shot, query):
+def _sample_one(key, pool, class_ids, *, way, shot, query):
   drawn = draw(key, pool, way=way, shot=shot, query=query, class_ids=class_ids)
   # Drawn indices are in range; saying so to the compiler spares a bounds check per element.
   return gather(lambda indices: pool.images.at[indices].get(mode='promise_in_bounds'), drawn,
                 shot=shot)
+
+
+_sample = checks.jit(_sample_one, static_argnames=('way', 'shot', 'query'))

@@ -8,7 +8,7 @@ from absl.flags import FlagValues
 from mtl_jax import data, stages, types
 from mtl_jax.configs import MetaTrainConfig, PretrainConfig
 from mtl_jax.data import transforms
-from mtl_jax.runs import hosts
+from mtl_jax.runs import finished, hosts
 
 from . import chosen_data
 from .declared import Flag, Flags, of_field, value_of
@@ -100,6 +100,7 @@ def load_dataset(values: FlagValues, name: str | None = None,
   """
   size, channels = values.image_size, None
   if run is not None:
+    _check_side(values, run)
     channels = run['image_shape'][2]
     if size is None and values.center_crop is None:
       size = run['image_shape'][0]
@@ -110,6 +111,15 @@ def load_dataset(values: FlagValues, name: str | None = None,
   if values.center_crop is None:
     return dataset
   return transforms.center_crop(dataset, values.center_crop)
+
+
+def _check_side(values: FlagValues, run: Mapping[str, Any]) -> None:
+  """Refuses images of another size than those of the run, before they are read."""
+  side, shape = values.center_crop or values.image_size, tuple(run['image_shape'])
+  if side is not None and side != shape[0] and not finished.takes_any_size(run):
+    raise ValueError(f'expected images of shape {shape}, as the run that is gone on from was '
+                     f'trained on, got {(side, side, shape[2])}; choose another --image_size or '
+                     '--center_crop, or leave them out')
 
 
 def load_target(values: FlagValues, name: str, image_size: int | None,
@@ -144,13 +154,16 @@ def _load(values: FlagValues, options: Mapping[str, Any], image_size: int | None
   return dataset if channels is None else transforms.with_channels(dataset, channels)
 
 
-def augmentation_of(values: FlagValues, dataset: types.Dataset) -> dict[str, int | bool]:
+def augmentation_of(values: FlagValues, dataset: types.Dataset | None) -> dict[str, int | bool]:
   """Returns `crop_padding` in pixels and `flip`, which the data set decides if no flag does.
 
   Args:
     values: parsed flags, those of `augmentation` among them.
-    dataset: its image size and its `flip` are read.
+    dataset: its image size and its `flip` are read; None before it is there, for what flags say.
   """
   padding, flip = values.crop_padding, values.flip
-  return {'crop_padding': dataset.train.images.shape[1] // 8 if padding is None else padding,
-          'flip': dataset.flip if flip is None else flip}
+  if dataset is not None:
+    padding = dataset.train.images.shape[1] // 8 if padding is None else padding
+    flip = dataset.flip if flip is None else flip
+  found = {'crop_padding': padding, 'flip': flip}
+  return {name: value for name, value in found.items() if value is not None}

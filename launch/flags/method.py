@@ -109,13 +109,13 @@ def learn(values: FlagValues, network: str = '') -> Learn:
   return read(Learn, LEARN, values, scale_per=per)
 
 
-def meta_train_config(values: FlagValues, dataset: types.Dataset,
+def meta_train_config(values: FlagValues, dataset: types.Dataset | None,
                       network: str = '') -> MetaTrainConfig:
   """Returns the settings of meta-training that the flags name.
 
   Args:
     values: parsed flags of meta-training; --nohard_tasks counts more than --num_hard_tasks.
-    dataset: decides the padding and the flips where no flag does.
+    dataset: decides the padding and the flips where no flag does; None before it is there.
     network: name of the backbone, which decides --scale_per where no flag does.
   """
   declared = (*OUTER, *data.META_TRAIN, machine.MICROBATCH, task.WAY, task.SHOT, task.QUERY)

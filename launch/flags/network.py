@@ -146,12 +146,12 @@ def read_out(backbone: types.Backbone, values: FlagValues) -> types.Backbone:
   return backbones.read_out(backbone, **options) if options else backbone
 
 
-def pretrain_config(values: FlagValues, dataset: types.Dataset) -> PretrainConfig:
+def pretrain_config(values: FlagValues, dataset: types.Dataset | None) -> PretrainConfig:
   """Returns the settings of pre-training that the flags name.
 
   Args:
     values: parsed flags of pre-training.
-    dataset: decides the padding and the flips where no flag does.
+    dataset: decides the padding and the flips where no flag does; None before it is there.
   """
   lr = _LR.get(values.backbone, PretrainConfig.lr) if values.lr is None else values.lr
   return read(PretrainConfig, (*PRETRAIN, *data.PRETRAIN), values, lr=lr,

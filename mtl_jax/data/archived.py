@@ -21,7 +21,7 @@ import numpy as np
 import requests
 
 from mtl_jax import types
-from mtl_jax.data import cache, cifar, omniglot, pools, transforms
+from mtl_jax.data import cache, cifar, cifar_shared, omniglot, pools, transforms
 
 BUILDER_VERSION = '1.0.0'  # of what TFDS keeps
 CONNECT_SECONDS = 2.0
@@ -36,13 +36,17 @@ class Recipe(NamedTuple):
   image_size: int           # pixels, when none is asked for
   flip: bool                # as in types.Dataset
   rotate_train: bool        # whether turned training classes are further classes
+  # Finds the set in another form than the archive, in data_dir.
+  shared: Callable[[str, pathlib.Path], cifar_shared.Shared | None] | None = None
 
 
 RECIPES = {
     'cifar_fs': Recipe(cifar.read_cifar_fs, cifar.URL, cifar.SOURCES, version=1,
-                       image_size=cifar.SIDE, flip=True, rotate_train=False),
+                       image_size=cifar.SIDE, flip=True, rotate_train=False,
+                       shared=cifar_shared.find),
     'fc100': Recipe(cifar.read_fc100, cifar.URL, cifar.SOURCES, version=1,
-                    image_size=cifar.SIDE, flip=True, rotate_train=False),
+                    image_size=cifar.SIDE, flip=True, rotate_train=False,
+                    shared=cifar_shared.find),
     'omniglot': Recipe(omniglot.read, omniglot.URL, omniglot.SOURCES, version=1,
                        image_size=28, flip=False, rotate_train=True),
 }
@@ -62,18 +66,24 @@ def load(name: str, data_dir: str | os.PathLike | None = None,
   if size < 1:
     raise ValueError(f'{name}: expected image_size of at least 1 pixel, got {image_size}')
   source = find(data_dir, recipe.sources)
-  origin = {'version': recipe.version,
-            'sources': cache.fingerprint(_files_of(source)) if source else recipe.url}
+  shared = None
+  if source is None and data_dir is not None and recipe.shared is not None:
+    shared = recipe.shared(name, pathlib.Path(data_dir))
+  origin = {'version': recipe.version, 'sources': shared.fingerprint if shared else
+            cache.fingerprint(_files_of(source)) if source else recipe.url}
   root = cache.directory(cache_dir)
 
   def build() -> types.Dataset:
+    if shared is not None:
+      return _resized(name, shared.read(), size)
     try:
       prepared = root / 'tfds' / cache.digest(origin)
       classes = prepare(name, source, prepared, root / 'downloads')
     except ConnectionError as e:
-      raise ValueError(f"{name}: none of {', '.join(recipe.sources)} in data_dir {data_dir}, and "
-                       f'{e}; download it elsewhere, put it in a folder and pass that as data_dir'
-                       ) from e
+      others = ', nor its pickles or class folders,' if recipe.shared else ''
+      raise ValueError(f"{name}: none of {', '.join(recipe.sources)}{others} in data_dir "
+                       f'{data_dir}, and {e}; download it elsewhere, put it in a folder and pass '
+                       'that as data_dir') from e
     return _resized(name, classes, size)
 
   return cache.load_or_build(name, {**origin, 'image_size': size}, build, root)
@@ -88,7 +98,7 @@ def _resized(name: str, classes: dict[str, pools.Classes], size: int) -> types.D
 
 
 def find(data_dir: str | os.PathLike | None, names: Sequence[str]) -> pathlib.Path | None:
-  """Returns the first of `names` (files or folders) that lies in `data_dir`, or None.
+  """Returns the first of `names` (files or folders) that lies in `data_dir`, or is it, or None.
 
   Args:
     data_dir: folder to look in; None finds nothing.
@@ -103,7 +113,8 @@ def find(data_dir: str | os.PathLike | None, names: Sequence[str]) -> pathlib.Pa
   if not root.is_dir():
     raise ValueError(f"data_dir {root}: expected a folder, found "
                      f"{'a file' if root.exists() else 'nothing'}")
-  return next((root / name for name in names if (root / name).exists()), None)
+  within = next((root / name for name in names if (root / name).exists()), None)
+  return root if within is None and root.absolute().name in names else within
 
 
 def _files_of(source: pathlib.Path) -> list[pathlib.Path]:

@@ -5,13 +5,12 @@ References:
   CIFAR-FS: Bertinetto et al., Meta-learning with differentiable closed-form solvers, 2019,
     section 4.1.
 """
-import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtl_jax.data import pools
+from mtl_jax.data import cifar_classes, pools
 from mtl_jax.untrusted import archives, numpy_pickles
 
 URL = 'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz'
@@ -95,6 +94,18 @@ def read_cifar_fs(source: pathlib.Path) -> dict[str, pools.Classes]:
   """
   classes, _ = read(source)
   return _select(source, classes, CIFAR_FS_CLASSES)
+
+
+def split_of(name: str) -> dict[str, list[str]]:
+  """Returns the classes of each split, in the order in which they are read.
+
+  Args:
+    name: 'fc100' or 'cifar_fs'.
+  """
+  if name == 'cifar_fs':
+    return {split: list(classes) for split, classes in CIFAR_FS_CLASSES.items()}
+  return {split: [c for c, above in cifar_classes.SUPER_CLASSES.items() if above in wanted]
+          for split, wanted in FC100_SUPER_CLASSES.items()}
 
 
 def _select(source: pathlib.Path, classes: dict[str, np.ndarray],
@@ -186,6 +197,4 @@ def _super_class_of_each(source: pathlib.Path, coarse: np.ndarray, fine: np.ndar
 
 def _order(records: np.ndarray) -> np.ndarray:
   """Orders records by class, and within it by a hash of the pixels."""
-  # A row of the records is contiguous, so the hash reads it in place.
-  digests = b''.join(hashlib.blake2b(r[2:].data, digest_size=8).digest() for r in records)
-  return np.lexsort((np.frombuffer(digests, '>u8'), records[:, 1]))
+  return np.lexsort((cifar_classes.hashes(records[:, 2:]), records[:, 1]))

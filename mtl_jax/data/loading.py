@@ -32,6 +32,7 @@ class _Loader(NamedTuple):
 
 
 DRAWN = 'glyphs'
+_GLYPH_SIDE = 32
 _READ = ('data_dir', 'cache_dir', 'image_size')
 _OWN = ('cache_dir', 'image_size', 'wanted', 'skip_broken')
 _LOADERS = {
@@ -122,6 +123,24 @@ def check_name(name: str) -> tuple[str, str]:
   if kind not in _LOADERS or bool(place) != (kind in _SHOWN) or (colon and not place):
     raise ValueError(f"unknown data set {name!r}; expected one of {', '.join(FORMS)}")
   return kind, place
+
+
+def own_side(name: str) -> int:
+  """Returns the side in pixels of the images of a data set where none is asked for.
+
+  Args:
+    name: as of `load`.
+
+  Raises:
+    ValueError: as `check_name`.
+
+  >>> own_side('omniglot'), own_side('folder')
+  (28, 84)
+  """
+  kind, _ = check_name(name)
+  if kind in archived.RECIPES:
+    return archived.RECIPES[kind].image_size
+  return _GLYPH_SIDE if kind == DRAWN else folder.SIZE
 
 
 def _check_options(name: str, kind: str, given: set[str]) -> None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import learnable, sharding
+from mtl_jax import checks, learnable, sharding
 from mtl_jax.configs import MetaTestConfig, MetaTrainConfig, PretrainConfig
 from mtl_jax.execution import placement, read_ahead, readers
 from mtl_jax.phases import encoding, meta_test, meta_train, pretrain
@@ -60,7 +60,7 @@ def _pretraining(root_key, pool, backbone, config, layout):
     return pretrain.step_on(state, images, labels, keys, normalization, backbone=backbone,
                             config=config, layout=layout)
 
-  step = jax.jit(take_step, donate_argnums=0)
+  step = checks.jit(take_step, donate_argnums=0)
   read = readers.batches(root_key, pool, batch_size=config.batch_size)
   root_key, normalization = placement.replicate((root_key, pool.normalization), layout)
   state = yield
@@ -114,8 +114,8 @@ def _meta_training(root_key, backbone_vars, pool, backbone, config, layout):
     return meta_train.step_on(state, failures, tasks, keys, backbone_vars, normalization, hard,
                               backbone=backbone, config=config, layout=layout)
 
-  step = jax.jit(sharding.per_device(step_on, layout, rows=(2,)), donate_argnums=(0, 1))
-  draw_hard = jax.jit(functools.partial(readers.draw_hard_tasks, config=config),
+  step = checks.jit(sharding.per_device(step_on, layout, rows=(2,)), donate_argnums=(0, 1))
+  draw_hard = checks.jit(functools.partial(readers.draw_hard_tasks, config=config),
                       out_shardings=layout and layout.replicated)
   told = jax.jit(meta_train.failure_metrics)
   read = readers.ordinary_tasks(root_key, pool, config)
@@ -183,7 +183,7 @@ def scorer(pool: ImagePool, keys: Array, *, backbone: Backbone, config: MetaTest
 
 def _encoded(pool, keys, backbone, config, layout):
   encode = jax.jit(functools.partial(encoding.encode_images, backbone=backbone))
-  accuracies = jax.jit(functools.partial(
+  accuracies = checks.jit(functools.partial(
       sharding.per_device(meta_test.feature_accuracies, layout), config=config))
   join = jax.jit(jnp.concatenate, out_shardings=layout and layout.replicated)
   per_pass = encoding.images_per_pass(*pool.images.shape[1:3])
@@ -218,7 +218,7 @@ def _per_task(pool, keys, backbone, config, layout):
                                              backbone=backbone, config=config)
     return sharding.all_gather_rows(accuracy[None], at_once, layout)
 
-  accuracy = jax.jit(sharding.per_device(score_one, layout, rows=(2,)))
+  accuracy = checks.jit(sharding.per_device(score_one, layout, rows=(2,)))
 
   def score(meta_params, network):
     accuracies = []

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 
-from mtl_jax import sharding
+from mtl_jax import checks, sharding
 from mtl_jax.configs import MetaTestConfig, MetaTrainConfig, PretrainConfig
 from mtl_jax.execution import placement
 from mtl_jax.phases import meta_test, meta_train, pretrain
@@ -78,8 +78,8 @@ def scorer(pool: ImagePool, keys: Array, *, backbone: Backbone, config: MetaTest
   Returns:
     (MetaParams, BackboneVars) -> accuracy of each task, float32 [num_tasks].
   """
-  score = jax.jit(functools.partial(sharding.per_device(meta_test.accuracies, layout, pools=(2,)),
-                                    backbone=backbone, config=config))
+  accuracies = sharding.per_device(meta_test.accuracies, layout, pools=(2,))
+  score = checks.jit(functools.partial(accuracies, backbone=backbone, config=config))
   pool, keys = place(pool, layout=layout), placement.replicate(keys, layout)
 
   def score_learned(meta_params, backbone_vars):
@@ -101,5 +101,5 @@ def compiled(step: Callable, *arguments, **options) -> Callable:
   Returns:
     state -> (state, metrics).
   """
-  jitted = jax.jit(functools.partial(step, **options), donate_argnums=0)
+  jitted = checks.jit(functools.partial(step, **options), donate_argnums=0)
   return lambda state: jitted(state, *arguments)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mtl_jax import checks
 from mtl_jax.types import Tree
 
 
@@ -88,5 +89,7 @@ def on_cpu(function: Callable[..., Tree], *arguments: Tree) -> Callable[[int], T
   except RuntimeError:  # JAX was told to leave the CPU alone.
     device = jax.local_devices()[0]
   arguments = jax.device_put(arguments, device)
-  compiled = jax.jit(function).lower(np.int32(0), *arguments).compile()
+  compiled = checks.jit(function)
+  if not checks.ON:
+    compiled = jax.jit(function).lower(np.int32(0), *arguments).compile()
   return lambda number: jax.tree.map(np.asarray, compiled(np.int32(number), *arguments))

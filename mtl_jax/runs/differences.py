@@ -42,6 +42,22 @@ def find(there: Mapping[str, Any], here: Mapping[str, Any], within: str = '') ->
   return found
 
 
+def find_shared(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
+  """Compares two nested settings as far as both say something.
+
+  Args:
+    there: as in `find`.
+    here: likewise; a part of all settings will do.
+
+  Returns:
+    As `find`.
+
+  >>> [str(each) for each in find_shared({'way': 5, 'inner': {'lr': 0.1}}, {'inner': {'lr': 0.2}})]
+  ['inner.lr: 0.1 there, 0.2 here']
+  """
+  return [each for each in find(there, here) if _NOT_SET not in (each.there, each.here)]
+
+
 def summarize(differences: Sequence[Difference]) -> str:
   """Returns the first differences in one line, and how many more there are.
 

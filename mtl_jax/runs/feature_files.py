@@ -1,7 +1,8 @@
 """Features of images as a file: `.npz` for NumPy, `.parquet` for tables."""
 import io
 import os
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,13 +45,21 @@ def write(path: str | os.PathLike, paths: Sequence[str], features: np.ndarray) -
   check(path)
   content = io.BytesIO()
   if os.fspath(path).endswith('.npz'):
-    np.savez(content, paths=np.asarray(paths), features=features)
+    _write_npz(content, {'paths': np.asarray(paths), 'features': features})
   else:
     pyarrow, parquet = _pyarrow()
     rows = pyarrow.FixedSizeListArray.from_arrays(features.reshape(-1), features.shape[1])
     parquet.write_table(pyarrow.table({'path': list(paths), 'features': rows}), content)
   folder, name = os.path.split(os.path.abspath(path))
   workdirs.write_file(folder, name, content.getvalue())
+
+
+def _write_npz(content: io.BytesIO, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays as np.savez does, which fails where the clock stands before 1980."""
+  with zipfile.ZipFile(content, 'w') as archive:
+    for name, array in arrays.items():
+      with archive.open(zipfile.ZipInfo(f'{name}.npy'), 'w', force_zip64=True) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def _pyarrow():

@@ -62,7 +62,7 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any],
         os.remove(os.path.join(workdir, _RESULTS))  # first: killed in between, it may be extended
       write_json(workdir, _SETTINGS, settings)
     else:
-      _refuse_other_settings(workdir, there, here)
+      _refuse(workdir, differences.find(there, here))
   elif set(present) - {_SETTINGS + _UNFINISHED}:  # which a killed process may have left
     raise ValueError(f'work directory {workdir} holds files but no {_SETTINGS}, so it is not that '
                      'of a run; choose an empty or new --workdir')
@@ -101,6 +101,20 @@ def begun_settings(workdir: str | os.PathLike) -> dict[str, Any]:
     ValueError: the settings there are damaged.
   """
   return read_json(os.fspath(workdir), _SETTINGS) or {}
+
+
+def check_known(workdir: str | os.PathLike, known: dict[str, Any]) -> None:
+  """Refuses settings that the run which has begun in a directory does not have.
+
+  Args:
+    workdir: any path.
+    known: as many settings as are known yet; values that JSON can hold.
+
+  Raises:
+    ValueError: one of them is another there, or the settings there are damaged.
+  """
+  here = json.loads(json.dumps(known))
+  _refuse(os.fspath(workdir), differences.find_shared(begun_settings(workdir), here))
 
 
 def write_results(workdir: str | os.PathLike, results: dict[str, Any]) -> None:
@@ -241,9 +255,8 @@ def describe_machine() -> dict[str, Any]:
   return {'device': device, 'versions': versions}
 
 
-def _refuse_other_settings(workdir: str, there: dict[str, Any], here: dict[str, Any]) -> None:
+def _refuse(workdir: str, found: list[differences.Difference]) -> None:
   """Raises ValueError that names what differs; other places of the same data do not count."""
-  found = differences.find(there, here)
   if any(not each.name.startswith(f'{_DATA}.') and each.name != _DATA for each in found):
     raise ValueError(f'work directory {workdir} belongs to a run with other settings: '
                      f'{differences.summarize(found)}; choose another --workdir')

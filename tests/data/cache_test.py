@@ -2,6 +2,7 @@
 import json
 import os
 import resource
+import shutil
 import threading
 import warnings
 import weakref
@@ -105,6 +106,47 @@ def test_streamed_entries_have_the_same_checksums(tmp_path, monkeypatch):
   path.write_bytes(path.read_bytes()[:-1] + b'?')
   with pytest.warns(UserWarning, match='val.npy: its checksum differs.*building it again'):
     cache.load_or_stream('tiny', KEY, lambda: streams, True, tmp_path)
+
+
+def test_large_files_are_read_once_and_again_after_any_change(tmp_path, monkeypatch):
+  monkeypatch.setattr(cache.checksums, 'WHOLE', 100)
+  whole, read = load(tmp_path), []
+  entire = cache.checksums.of
+  monkeypatch.setattr(cache.checksums, 'of', lambda array: read.append(1) or entire(array))
+  load(tmp_path, build=not_called)
+  load(tmp_path, build=not_called)
+  assert len(read) == 3
+  path = next(tmp_path.glob('tiny-*/val.npy'))
+  content = path.read_bytes()
+  path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+  with pytest.warns(UserWarning, match='val.npy: its checksum differs.*building it again'):
+    assert_equal(load(tmp_path), whole)
+  for damaged in (b'', b'[' * 100_000, b'{"val.npy": 1}'):  # notes that say nothing
+    next(tmp_path.glob('tiny-*')).joinpath('checked.json').write_bytes(damaged)
+    read.clear()
+    load(tmp_path, build=not_called)
+    assert len(read) == 3
+
+
+def test_a_cache_that_is_deleted_while_it_is_written(tmp_path):
+  root, built = tmp_path / 'cache', make_dataset()
+  root.mkdir()
+
+  def classes(split):
+    pool = getattr(built, split)
+    for name, start, size in zip(built.class_names[split], pool.class_offsets, pool.class_sizes,
+                                 strict=True):
+      yield name, pool.images[start:start + size]
+      shutil.rmtree(root, ignore_errors=True)
+
+  def streams():
+    return {split: classes(split) for split in pools.SPLITS}
+
+  with pytest.raises(ValueError, match='cannot be written to .*; make room there') as raised:
+    cache.load_or_stream('tiny', KEY, streams, True, root)
+  assert len(str(raised.value).splitlines()) == 1 and not root.exists()
+  with pytest.warns(UserWarning, match='decoded images not cached'):
+    assert_equal(load(tmp_path / 'nowhere'), built)
 
 
 def test_array_of_another_shape_is_damage(tmp_path):

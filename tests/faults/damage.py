@@ -1,4 +1,10 @@
-"""Damages files: bits flipped, bytes cut out, doubled and put in, at random places."""
+"""Damages files: bits flipped, bytes cut out, doubled and put in, at random places.
+
+These mutations are our own, and not drawn by hypothesis: each case writes a file, and its number
+and seed alone decide it. What hypothesis adds, smaller cases of the same failure, would tell no
+more than the place and kind of a single change do. `tests/data/division_test.py` and
+`tests/weights/pth_hostile_test.py` draw structures by it.
+"""
 import contextlib
 import random
 import warnings

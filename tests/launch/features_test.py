@@ -1,10 +1,12 @@
 """`features` from photos to a file, and what it refuses in one line."""
+import time
+
 import numpy as np
 import pytest
 from pyarrow import parquet
 
 from mtl_jax.data import photos
-from mtl_jax.runs import finished
+from mtl_jax.runs import feature_files, finished
 from mtl_jax.weights import known
 from tests import tiny_runs
 
@@ -31,6 +33,13 @@ def test_rows_are_the_features_of_each_file_by_the_run(tmp_path):
   expected = loaded.backbone.features(finished.network_of(loaded), normalized,
                                       batch_stats_mode='running')
   np.testing.assert_allclose(found[7:8], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_written_where_the_clock_stands_before_zip_files(tmp_path, monkeypatch):
+  monkeypatch.setattr(time, 'time', lambda: 0.0)  # 1970, as of a machine without a battery
+  feature_files.write(tmp_path / 'a.npz', ['x.png'], np.ones((1, 3), np.float32))
+  with np.load(tmp_path / 'a.npz') as file:
+    assert (file['paths'].tolist(), file['features'].tolist()) == (['x.png'], [[1, 1, 1]])
 
 
 @pytest.mark.parametrize('arguments, says', [
