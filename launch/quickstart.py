@@ -4,6 +4,7 @@ import os
 import time
 from typing import Any
 
+import numpy as np
 from absl import logging
 from absl.flags import FlagValues
 
@@ -16,7 +17,7 @@ from mtl_jax.configs import (
   MetaTrainConfig,
   PretrainConfig,
 )
-from mtl_jax.runs import tables, workdirs
+from mtl_jax.runs import paired, tables, workdirs
 from mtl_jax.types import Dataset
 
 from . import command, page_file
@@ -91,7 +92,8 @@ def _phases(values: FlagValues, glyphs: Dataset, root: str) -> dict[str, Any]:
   test = MetaTestConfig(num_tasks=values.num_tasks, inner=_TEST_LOOP)
   tests = {key: runs.meta_test_run(
       glyphs, checkpoint=os.path.join(root, key), config=test, split='test', protocol='inductive',
-      seed=values.seed, workdir=os.path.join(root, f'meta_test_{key}'), baseline=False)
+      seed=values.seed, workdir=os.path.join(root, f'meta_test_{key}'), baseline=False,
+      tuned=key == _PRETRAIN)  # update θ has an inner rate of its own
            for key in (*meta_training, _PRETRAIN)}
   return {'pretrain': pretraining, 'meta_train': meta_training, 'meta_test': tests}
 
@@ -102,10 +104,15 @@ def _write(root: str, phases: dict[str, Any], seed: int, seconds: float) -> None
   baselines = {'update_theta' if key == _PRETRAIN else key:
                {name: tested[key][name] for name in ('accuracy', 'ci95')}
                for key in ('mtl', 'ft_theta', _PRETRAIN)}
+  baselines['update_theta']['inner_lr'] = tested[_PRETRAIN]['inner_lr']
   best = tested['mtl_ht']
+  accuracies = {key: np.load(os.path.join(root, f'meta_test_{key}', 'accuracies.npy'))
+                for key in tested}
+  gains = {key: paired.compare([accuracies[key]], [accuracies[_PRETRAIN]])
+           for key in tested if key != _PRETRAIN}
   workdirs.write_results(root, {
       'command': 'quickstart', 'accuracy': best['accuracy'], 'ci95': best['ci95'],
-      'baselines': baselines, **phases, 'seed': seed, 'seconds': seconds,
+      'baselines': baselines, 'gains': gains, **phases, 'seed': seed, 'seconds': seconds,
       **workdirs.describe_machine()})
 
 
@@ -115,9 +122,13 @@ def _show(root: str) -> None:
   tested = results['meta_test']
   names = {key: name for key, name, _ in ROWS} | {_PRETRAIN: 'no meta-learning: update θ'}
   num_tasks = tested['mtl_ht']['num_tasks']
-  tables.show(f'glyphs, 5-way 1-shot, 15 queries, inductive, {num_tasks} test tasks',
-              [(name, tested[key]['accuracy'], tested[key]['ci95'])
-               for key, name in names.items()])
+  gains = {key: paired.text(gain) for key, gain in results['gains'].items()}
+  cells = [[name, f'{100 * tested[key]["accuracy"]:.2f} ± {100 * tested[key]["ci95"]:.2f}',
+            gains.get(key, '')] for key, name in names.items()]
+  tables.show_columns(f'glyphs, 5-way 1-shot, 15 queries, inductive, {num_tasks} test tasks',
+                      ['method', 'accuracy, %', 'gain over update θ'], cells)
+  print(f'update θ at its own inner rate of {tested[_PRETRAIN]["inner_lr"]:g}, the best on '
+        f'validation tasks; all others at {INNER_LR:g}')
   spent = {'pre-training': results['pretrain']['seconds'],
            'meta-training': sum(row['seconds'] for row in results['meta_train'].values()),
            'meta-test': sum(row['seconds'] for row in tested.values())}

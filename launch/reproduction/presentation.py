@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl_jax.runs import tables
+from mtl_jax.runs import paired, tables
 
 from . import paper
 from .summary import PROTOCOLS
@@ -104,14 +104,21 @@ def _gain_lines(results: Mapping[str, Any], shot: int) -> list[str]:
   for gain in results['gains']:
     if gain['shot'] != shot or (results['table'] == 'ablation' and gain['protocol'] == 'paper'):
       continue  # the ablation has many; all of them are in results.json
-    name = gain['row'].removesuffix('_ht')
-    name = next(row.method for row in paper.ABLATION if row.preset == name)
+    preset = gain['row'].removesuffix('_ht')
+    name = next(row.method for row in paper.ABLATION if row.preset == preset)
+    hard = ' with HT' if gain['row'] != preset else ''
     other = 'update θ' if gain['over'] == 'update_theta' else f'{name} without'
-    by_seed = ', '.join(f'{100 * value:+.2f}' for value in gain['by_seed'])
-    lines.append(f'- {name} with HT over {other}, {gain["protocol"]}: '
-                 f'{100 * gain["difference"]:+.2f} ± {_in_percent(gain["ci95"])}' +
-                 (f' (by seed {by_seed})' if len(gain['by_seed']) > 1 else ''))
-  return lines
+    lines.append(f'- {name}{hard} over {other}, {gain["protocol"]}: {paired.text(gain)}')
+  return [*lines, *_rate_lines(results, shot)]
+
+
+def _rate_lines(results: Mapping[str, Any], shot: int) -> list[str]:
+  """Says at which inner rate update θ was scored: its own."""
+  row = results['rows'].get('update_theta', {}).get(str(shot), {})
+  said = [f'{", ".join(f"{rate:g}" for rate in row[protocol]["inner_lr"])} ({protocol})'
+          for protocol in PROTOCOLS if 'inner_lr' in row.get(protocol, {})]
+  return [f'- update θ at its own inner rate, the best on validation tasks: {", ".join(said)}'
+          ] if said else []
 
 
 def _caption(results: Mapping[str, Any]) -> str:
