@@ -12,6 +12,7 @@ from mtl_jax.types import Backbone, Cut
 Norm = Literal['none', 'l2']
 NORMS = typing.get_args(Norm)
 _TEMPERATURE = 10.0  # τ where none is given
+_MANY = 3            # views from which on they are looped over
 _EPSILON = 1e-12     # keeps the gradient of an all-zero feature vector finite
 
 
@@ -54,7 +55,7 @@ def read_out(backbone: Backbone, *, norm: Norm = 'none', mirror: bool = False,
 
   def features(backbone_vars, images, *, batch_stats_mode):
     encode = functools.partial(backbone.features, batch_stats_mode=batch_stats_mode)
-    outputs = [encode(backbone_vars, view) for view in views(images)]
+    outputs = _each(functools.partial(encode, backbone_vars), views(images))
     return _scaled(_mean(outputs), backbone_vars, fixed)
 
   # Pre-training goes through `train_features`, which stays as it is.
@@ -69,7 +70,8 @@ def read_out(backbone: Backbone, *, norm: Norm = 'none', mirror: bool = False,
 def _wrap_cut(cut, views, fixed):
   """The two parts, with the maps of the views of an image along a new axis 1."""
   def below(backbone_vars, images):
-    return jnp.stack([cut.below(backbone_vars, view) for view in views(images)], axis=1)
+    maps = _each(functools.partial(cut.below, backbone_vars), views(images))
+    return jnp.stack(list(maps), axis=1)
 
   def last(backbone_vars, maps):
     outputs = [cut.last(backbone_vars, maps[:, i]) for i in range(maps.shape[1])]
@@ -85,6 +87,13 @@ def _views(images, *, mirror, shift):
     padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode='edge')
     views += [padded[:, y:y + height, x:x + width] for y in (0, 2 * shift) for x in (0, 2 * shift)]
   return views + [view[:, :, ::-1] for view in views] if mirror else views
+
+
+def _each(function, views):
+  """What a function makes of each view; of many it is compiled once."""
+  if len(views) < _MANY:
+    return [function(view) for view in views]
+  return jax.lax.map(function, jnp.stack(views))
 
 
 def _mean(outputs):

@@ -3,6 +3,7 @@
 The tasks of a test are fixed by their keys, so that it is known before anything is computed which
 images they name; no others need to be encoded.
 """
+import functools
 from typing import NamedTuple
 
 import jax
@@ -106,8 +107,8 @@ def draw(keys: Array, pool: ImagePool, *, config: MetaTestConfig) -> EpisodeIndi
   Returns:
     EpisodeIndices stacked along axis 0 [num_tasks, ...].
   """
-  return jax.vmap(lambda key: episodes.draw(key, pool, way=config.way, shot=config.shot,
-                                            query=config.query))(keys)
+  return _draw(keys, pool._replace(images=(), normalization=None), way=config.way,
+               shot=config.shot, query=config.query)
 
 
 def named(keys: Array, pool: ImagePool, *, config: MetaTestConfig) -> Named:
@@ -123,8 +124,8 @@ def named(keys: Array, pool: ImagePool, *, config: MetaTestConfig) -> Named:
     then they stay as they lie.
   """
   places = jax.tree.map(np.asarray, pool._replace(images=(), normalization=None))
-  drawn = jax.jit(lambda keys: draw(keys, places, config=config))(jax.random.clone(keys))
-  drawn = jax.tree.map(np.asarray, drawn)
+  drawn = jax.tree.map(np.asarray, _draw(jax.random.clone(keys), places, way=config.way,
+                                         shot=config.shot, query=config.query))
   images, total = np.unique(drawn.indices), len(pool.images)
   of_this_process = getattr(pool.images, 'is_fully_addressable', True)
   if len(images) > _WORTH_GATHERING * total or not of_this_process:
@@ -195,6 +196,11 @@ def feature_accuracies(meta_params: MetaParams, features: ImagePool, keys: Array
   """
   drawn = draw(keys, features, config=config)
   return drawn_accuracies(meta_params, features.images, drawn, config=config, layout=layout)
+
+
+@functools.partial(jax.jit, static_argnames=('way', 'shot', 'query'))
+def _draw(keys, places, *, way, shot, query):
+  return jax.vmap(lambda key: episodes.draw(key, places, way=way, shot=shot, query=query))(keys)
 
 
 def _fetching(features):

@@ -10,12 +10,12 @@ from mtl_jax.runs import finished, hosts, workdirs
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.types import Dataset, ImagePool, MetaParams
 
-FILE = 'base_mean.npy'
+FILE = 'base_mean.npy'  # of the run that is tested
 MOST_PER_CLASS = 50  # images; the mean over thousands of images hardly differs from that over all
 
 
 def centred(run: FinishedRun, meta_params: MetaParams, dataset: Dataset,
-            workdir: str | os.PathLike) -> FinishedRun:
+            workdir: str | os.PathLike, name: str = FILE) -> FinishedRun:
   """Returns a run whose features, before they are scaled to a length, have mean 0 on base classes.
 
   Args:
@@ -23,26 +23,28 @@ def centred(run: FinishedRun, meta_params: MetaParams, dataset: Dataset,
     meta_params: what has been learned; it makes the network.
     dataset: the base classes are those of its train split.
     workdir: of the test; a mean that `keep` has kept there is taken.
+    name: of the file there.
   """
-  kept = hosts.on_first(lambda: _kept(workdir))
+  kept = hosts.on_first(lambda: _kept(workdir, name))
   if kept is None:
     with stages.stage('computing the mean features of the base classes'):
       kept = mean(run, meta_params, dataset.train)
   return run._replace(backbone_vars=run.backbone_vars._replace(center=jnp.asarray(kept)))
 
 
-def keep(run: FinishedRun, workdir: str | os.PathLike) -> None:
+def keep(run: FinishedRun, workdir: str | os.PathLike, name: str = FILE) -> None:
   """Writes the mean of `centred` to the work directory of a test.
 
   Args:
     run: of `centred`.
     workdir: of the test.
+    name: of the file there.
 
   Raises:
     OSError: it cannot be written.
   """
   center = np.asarray(run.backbone_vars.center)
-  hosts.on_first(lambda: workdirs.write_array(workdir, FILE, center))
+  hosts.on_first(lambda: workdirs.write_array(workdir, name, center))
 
 
 def read(run: FinishedRun, workdir: str | os.PathLike) -> FinishedRun:
@@ -52,14 +54,14 @@ def read(run: FinishedRun, workdir: str | os.PathLike) -> FinishedRun:
     run: of `finished.load`.
     workdir: of the test.
   """
-  kept = _kept(workdir)
+  kept = _kept(workdir, FILE)
   if kept is None:
     return run
   return run._replace(backbone_vars=run.backbone_vars._replace(center=jnp.asarray(kept)))
 
 
-def _kept(workdir):
-  path = os.path.join(os.fspath(workdir), FILE)
+def _kept(workdir, name):
+  path = os.path.join(os.fspath(workdir), name)
   return np.load(path) if os.path.exists(path) else None
 
 

@@ -69,7 +69,7 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
   finished.check_statistics(os.fspath(checkpoint), run.settings, config.inner.batch_stats_mode)
   _check_classifier(config)
   rows, validated = [], {}
-  begun = workdirs.begun_settings(workdir).get('validated', {})
+  begun = hosts.on_first(lambda: workdirs.begun_settings(workdir).get('validated', {}))
   for row in tested_rows.plan(run, checkpoint, config, readout=readout, tuned=tuned, center=center,
                               baseline=baseline):
     row, found = tested_rows.prepared(row, dataset, begun, seed=seed, workdir=workdir)
@@ -84,8 +84,9 @@ def meta_test_run(dataset: Dataset, *, checkpoint: str | os.PathLike, config: Me
   if (results := records.claim(workdir, settings)) is not None:
     return results
 
-  if center:
-    base_means.keep(rows[0].run, workdir)
+  for row in rows:
+    if row.centered:
+      base_means.keep(row.run, workdir, row.file('base_mean'))
   accuracies = _score(rows, pool._replace(normalization=run.normalization), seed, workdir, machine)
   accuracy, ci95 = meta_test.summarize(accuracies[TESTED])
   results = {'command': 'meta_test', 'accuracy': accuracy, 'ci95': ci95, **rows[0].strength,
@@ -122,8 +123,7 @@ def _score(rows: Sequence[Row], pool, seed: int, workdir: str, machine: Machine
     score = phases.scorer(pool, keys, backbone=row.run.backbone, config=row.config)
     with stages.stage(f'compiling and scoring {num_tasks} tasks{of}'):
       found[row.key] = np.asarray(score(row.meta_params, row.run.backbone_vars))
-    name = 'accuracies.npy' if row.key == TESTED else f'accuracies_{row.key}.npy'
-    hosts.on_first(_array_writing(workdir, name, found[row.key]))
+    hosts.on_first(_array_writing(workdir, row.file('accuracies'), found[row.key]))
   return found
 
 

@@ -25,6 +25,10 @@ class Row(NamedTuple):
   tuned: bool               # whether validation tasks choose the setting of its classifier
   centered: bool            # whether the mean of the base classes is taken from its features
 
+  def file(self, name: str) -> str:
+    """Returns the name of a file of this row: NAME.npy of the tested run, else NAME_KEY.npy."""
+    return f'{name}.npy' if self.key == TESTED else f'{name}_{self.key}.npy'
+
   @property
   def strength(self) -> dict[str, float]:
     """The setting of its classifier, by its name; {} where it has none, or has learned it."""
@@ -113,7 +117,8 @@ def prepared(row: Row, dataset: Dataset, begun: Mapping[str, Any], *, seed: int,
     (the row with its setting, {setting: accuracy on validation tasks}); {} where none was chosen.
   """
   if row.centered:
-    row = row._replace(run=base_means.centred(row.run, row.meta_params, dataset, workdir))
+    row = row._replace(run=base_means.centred(row.run, row.meta_params, dataset, workdir,
+                                              row.file('base_mean')))
   if not row.tuned:
     return row, {}
   found = {float(value): accuracy for value, accuracy in begun.get(row.key, {}).items()}

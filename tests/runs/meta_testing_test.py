@@ -19,7 +19,7 @@ def dataset():
   return data.load('folder', data_dir=tiny_runs.shared() / 'data', image_size=16)
 
 
-def tested(workdir, checkpoint, config=CONFIG, **options):
+def score(workdir, checkpoint, config=CONFIG, **options):
   return runs.meta_test_run(dataset(), checkpoint=checkpoint, config=config, split='test',
                             protocol='inductive', seed=0, workdir=workdir, **options)
 
@@ -30,8 +30,8 @@ def ridge(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('ridge') / 'test'
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(strengths, 'NUM_TASKS', 4)
-    results = tested(workdir, tiny_runs.meta_trained(), RIDGE, tuned=True, center=True,
-                     readout={'shift': 2, 'norm': 'l2'})
+    results = score(workdir, tiny_runs.meta_trained(), RIDGE, tuned=True, center=True,
+                    readout={'shift': 2, 'norm': 'l2'})
   return workdir, results
 
 
@@ -67,7 +67,7 @@ def test_each_row_has_the_setting_that_is_best_for_it_on_validation_tasks(ridge)
 def test_update_theta_is_what_a_test_of_the_pretraining_finds(ridge, tmp_path, monkeypatch):
   workdir, results = ridge
   monkeypatch.setattr(strengths, 'NUM_TASKS', 4)
-  plain = tested(tmp_path / 'plain', tiny_runs.pretrained(), tuned=True, readout={'norm': 'l2'})
+  plain = score(tmp_path / 'plain', tiny_runs.pretrained(), tuned=True, readout={'norm': 'l2'})
   assert 'baselines' not in plain and plain['method'] == 'update θ'
   assert plain['inner_lr'] == results['baselines']['update_theta']['inner_lr']
   np.testing.assert_array_equal(np.load(tmp_path / 'plain' / 'accuracies.npy'),
@@ -91,8 +91,8 @@ def test_a_stopped_test_goes_on_with_the_settings_that_it_chose(ridge, monkeypat
   for function in ('search', 'validated'):
     monkeypatch.setattr(strengths, function, None)  # would be an error if it were called
   monkeypatch.setattr(base_means, 'mean', None)
-  again = tested(workdir, tiny_runs.meta_trained(), RIDGE, tuned=True, center=True,
-                 readout={'shift': 2, 'norm': 'l2'})
+  again = score(workdir, tiny_runs.meta_trained(), RIDGE, tuned=True, center=True,
+                readout={'shift': 2, 'norm': 'l2'})
   np.testing.assert_array_equal(np.load(workdir / 'accuracies.npy'), before)
   assert again['gains'] == results['gains']
 

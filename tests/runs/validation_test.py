@@ -39,7 +39,7 @@ def test_only_the_images_that_the_tasks_name_are_encoded_and_scores_keep_every_b
   jax.effects_barrier()
   assert sum(seen) == 240
   named, drawn = feature_tasks.named(keys, pool, config=config)
-  whole = jax.vmap(lambda key: episodes.draw(key, pool, way=3, shot=2, query=4))(
+  whole = jax.jit(jax.vmap(lambda key: episodes.draw(key, pool, way=3, shot=2, query=4)))(
       jax.random.clone(keys))
   np.testing.assert_array_equal(named[drawn.indices], whole.indices)
   np.testing.assert_array_equal(named, np.unique(whole.indices))
