@@ -16,7 +16,7 @@ _UNIT_LENGTH = 0.1  # inner rate for features of length 10; 0.01 would leave θ 
 INNER_LR = of_field(InnerLoop, 'lr', 'Inner learning rate (α).', name='inner_lr', least=0.0)
 _TRAINED_INNER_LR = INNER_LR._replace(
     default=None, words=(AUTO,), shown='X|auto',
-    help=f'Inner learning rate (α); auto: that of the lowest query loss on validation tasks before '
+    help='Inner learning rate (α); auto: that of the lowest query loss on validation tasks before '
     f'the first step; by default {InnerLoop.lr}, with --feature_norm=l2 {_UNIT_LENGTH}.')
 ADAPTS = of_field(InnerLoop, 'adapts', 'What the inner loop adapts: the base-learner, the last '
                   'block too, or the whole network (MAML).', name='inner',

@@ -113,12 +113,17 @@ def _gain_lines(results: Mapping[str, Any], shot: int) -> list[str]:
 
 
 def _rate_lines(results: Mapping[str, Any], shot: int) -> list[str]:
-  """Says at which inner rate update θ was scored: its own."""
-  row = results['rows'].get('update_theta', {}).get(str(shot), {})
-  said = [f'{", ".join(f"{rate:g}" for rate in row[protocol]["inner_lr"])} ({protocol})'
-          for protocol in PROTOCOLS if 'inner_lr' in row.get(protocol, {})]
-  return [f'- update θ at its own inner rate, the best on validation tasks: {", ".join(said)}'
-          ] if said else []
+  """Says at which inner rates rows were tested: each at its own, for each seed."""
+  lines = []
+  for protocol in PROTOCOLS:
+    rates = {preset: of_shots[str(shot)][protocol].get('inner_lr', ())
+             for preset, of_shots in results['rows'].items()}
+    said = [f'{preset} {", ".join(f"{rate:g}" for rate in of_row)}'
+            for preset, of_row in rates.items() if of_row]
+    if said:
+      lines.append(f'- inner rates, {protocol}, each the best on validation tasks: '
+                   f'{"; ".join(said)}')
+  return lines
 
 
 def _caption(results: Mapping[str, Any]) -> str:

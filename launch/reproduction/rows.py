@@ -11,7 +11,7 @@ from absl import logging
 from absl.flags import FlagValues
 
 from mtl_jax import episodes, runs
-from mtl_jax.configs import MetaTestConfig, MetaTrainConfig
+from mtl_jax.configs import MetaTestConfig
 from mtl_jax.phases import meta_test
 from mtl_jax.runs import records, workdirs
 from mtl_jax.types import Dataset
@@ -198,13 +198,8 @@ def _run(job: Job, request: Request, dataset: Dataset, pretrained: str, workdir:
         dataset, checkpoint=pretrained if config.learn.learn == 'none' else workdir,
         config=meta_test.apply_protocol(test, protocol), split='test', protocol=protocol,
         seed=job.seed, workdir=os.path.join(workdir, 'meta_test', protocol), baseline=False,
-        tuned=_is_update_theta(config), machine=machine)
+        tuned=config.inner.adapts == 'head', machine=machine)
   return results
-
-
-def _is_update_theta(config: MetaTrainConfig) -> bool:
-  """Whether a row has no meta-learning and adapts θ alone: such a row has a rate of its own."""
-  return config.learn.learn == 'none' and config.inner.adapts == 'head'
 
 
 def _parse(groups: declared.Groups, arguments: tuple[str, ...]) -> FlagValues:

@@ -23,7 +23,9 @@ from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.runs.validation import Validation
 from mtl_jax.types import Dataset, Episode, MetaParams
 
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # inner rates to choose from
+# Inner rates to choose from. The lowest are for features as long as networks make them, which may
+# be a hundred times as long as those of unit length times 10.
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 NUM_TASKS = 300
 
 
