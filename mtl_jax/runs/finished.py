@@ -128,7 +128,7 @@ def read_out(run: FinishedRun, readout: Mapping[str, Any]) -> FinishedRun:
     readout: all options of `backbones.read_out` that are not at their defaults.
   """
   settings = run.settings | {'readout': dict(readout)}
-  height, width, channels = settings['image_shape']
+  height, width, channels = run.settings['image_shape']
   network = backbones.create(image_shape=(height, width, channels), **settings['backbone'])
   return run._replace(backbone=backbones.read_out(network, **readout), settings=settings)
 
