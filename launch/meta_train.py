@@ -49,18 +49,22 @@ def run(values: FlagValues) -> None:
     raise ValueError('--width goes with --backbone: give both, or neither')
   name = network.backbone_name(values)
   settings = finished.trained_settings(values.pretrained)  # a wrong directory fails before data
-  config = method.meta_train_config(values, None, settings['backbone']['name'])
+  readout = network.readout_options(values)
+  kept = settings['backbone']['name'], settings.get('readout', {}) | readout
+  config = method.meta_train_config(values, None, *kept)
   validation = task.validation(values, config.inner)
   begun.check(values, config, settings, command='meta_train', seed=values.seed,
-              validation=configs.to_json(validation))
+              validation=configs.to_json(validation), chosen=method.chooses_rate(values))
   dataset = data.load_dataset(values, run=settings)
-  config = method.meta_train_config(values, dataset, settings['backbone']['name'])
+  config = method.meta_train_config(values, dataset, *kept)
   backbone = {'name': name, 'width': values.width} if name else None
   results = runs.meta_train_run(
       dataset, pretrained=values.pretrained, config=config, backbone=backbone,
       validation=validation, seed=values.seed, workdir=values.workdir,
-      readout=network.readout_options(values), compute_dtype=values.compute_dtype,
+      readout=readout, compute_dtype=values.compute_dtype, auto_rate=method.chooses_rate(values),
       machine=machine.machine(values), budget=budget)
+  if 'inner_lr' in results:
+    print(f'inner rate {results["inner_lr"]:g}, of the lowest query loss on validation tasks')
   print(f'meta-trained on {dataset.name}: {config.way}-way {config.shot}-shot accuracy '
         f'{100 * results["validation_accuracy"]:.2f}% on validation classes at step '
         f'{results["best_step"]}, {results["seconds"]:.0f} s')

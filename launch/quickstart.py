@@ -4,6 +4,7 @@ import os
 import time
 from typing import Any
 
+import numpy as np
 from absl import logging
 from absl.flags import FlagValues
 
@@ -16,7 +17,7 @@ from mtl_jax.configs import (
   MetaTrainConfig,
   PretrainConfig,
 )
-from mtl_jax.runs import tables, workdirs
+from mtl_jax.runs import paired, tables, workdirs
 from mtl_jax.types import Dataset
 
 from . import command, page_file
@@ -94,7 +95,7 @@ def _phases(values: FlagValues, glyphs: Dataset, root: str) -> dict[str, Any]:
   tests = {key: runs.meta_test_run(
       glyphs, checkpoint=os.path.join(root, key), config=test, split='test', protocol='inductive',
       seed=values.seed, workdir=os.path.join(root, f'meta_test_{key}'), baseline=False,
-      machine=here)
+      tuned=True, machine=here)  # each row at an inner rate of its own
            for key in (*meta_training, _PRETRAIN)}
   return {'pretrain': pretraining, 'meta_train': meta_training, 'meta_test': tests}
 
@@ -103,12 +104,16 @@ def _write(root: str, phases: dict[str, Any], seed: int, seconds: float) -> None
   """Writes results.json; `seconds` is all that this process took."""
   tested = phases['meta_test']
   baselines = {'update_theta' if key == _PRETRAIN else key:
-               {name: tested[key][name] for name in ('accuracy', 'ci95')}
+               {name: tested[key][name] for name in ('accuracy', 'ci95', 'inner_lr')}
                for key in ('mtl', 'ft_theta', _PRETRAIN)}
   best = tested['mtl_ht']
+  accuracies = {key: np.load(os.path.join(root, f'meta_test_{key}', 'accuracies.npy'))
+                for key in tested}
+  gains = {key: paired.compare([accuracies[key]], [accuracies[_PRETRAIN]])
+           for key in tested if key != _PRETRAIN}
   workdirs.write_results(root, {
       'command': 'quickstart', 'accuracy': best['accuracy'], 'ci95': best['ci95'],
-      'baselines': baselines, **phases, 'seed': seed, 'seconds': seconds,
+      'baselines': baselines, 'gains': gains, **phases, 'seed': seed, 'seconds': seconds,
       **workdirs.describe_machine()})
 
 
@@ -118,9 +123,11 @@ def _show(root: str) -> None:
   tested = results['meta_test']
   names = {key: name for key, name, _ in ROWS} | {_PRETRAIN: 'no meta-learning: update θ'}
   num_tasks = tested['mtl_ht']['num_tasks']
-  tables.show(f'glyphs, 5-way 1-shot, 15 queries, inductive, {num_tasks} test tasks',
-              [(name, tested[key]['accuracy'], tested[key]['ci95'])
-               for key, name in names.items()])
+  gains = {key: paired.text(gain) for key, gain in results['gains'].items()}
+  cells = [[name, f'{100 * tested[key]["accuracy"]:.2f} ± {100 * tested[key]["ci95"]:.2f}',
+            f'{tested[key]["inner_lr"]:g}', gains.get(key, '')] for key, name in names.items()]
+  tables.show_columns(f'glyphs, 5-way 1-shot, 15 queries, inductive, {num_tasks} test tasks',
+                      ['method', 'accuracy, %', 'inner rate', 'gain over update θ'], cells)
   spent = {'pre-training': results['pretrain']['seconds'],
            'meta-training': sum(row['seconds'] for row in results['meta_train'].values()),
            'meta-test': sum(row['seconds'] for row in tested.values())}

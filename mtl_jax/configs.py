@@ -177,6 +177,9 @@ class MetaTestConfig(Config):
     query: Q, query images per class.
     flip_support: whether the support is doubled by mirrored images.
     inner: the inner loop of each task; tasks come one at a time, so `batching` is not read.
+    classifier: what is fitted to the support: θ by the inner loop ('gd'), or an entry of
+      `support_classifiers.CLASSIFIERS`, over features.
+    strength: setting of that other classifier, where it has one.
   """
   num_tasks: int = 600
   way: int = 5
@@ -184,6 +187,8 @@ class MetaTestConfig(Config):
   query: int = 15
   flip_support: bool = False
   inner: InnerLoop = TEST_LOOP
+  classifier: str = 'gd'
+  strength: float = 1.0
 
 
 def to_json(config: Config) -> dict[str, Any]:

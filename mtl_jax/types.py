@@ -127,6 +127,7 @@ class BackboneVars(NamedTuple):
   params: Tree
   batch_stats: Tree                 # running mean and variance of each batch norm
   temperature: Array | None = None  # τ [], length of its L2-normalised features, if learned
+  center: Array | None = None       # float32 [d], taken from features before that, if known
 
 
 class Cut(NamedTuple):

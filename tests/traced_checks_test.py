@@ -96,7 +96,7 @@ def test_what_commands_compile():
   keys = jax.random.split(jax.random.key(0), 9)
   config = MetaTestConfig(way=3, shot=1, query=3, inner=InnerLoop(steps=2))
   variables = network()[1]
-  params = learnable.nothing_learned(network()[0], 3)
+  params = learnable.nothing_learned(*network(), 3, config.inner)
   for room in (on_device, from_host):
     score = room.scorer(small, jax.random.clone(keys), backbone=network()[0], config=config)
     with pytest.raises(ValueError, match='^expected class_size of at least 4, got 3$'):

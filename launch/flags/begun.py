@@ -14,14 +14,15 @@ from . import chosen_data
 _OPEN = ('steps', 'crop_padding', 'flip')
 
 
-def check(values: FlagValues, config: configs.Config, run: Mapping[str, Any] | None = None,
-          **known: Any) -> None:
+def check(values: FlagValues, config: configs.Config, run: Mapping[str, Any] | None = None, *,
+          chosen: bool = False, **known: Any) -> None:
   """Refuses flags that are not those of the run that has begun in --workdir, if one has.
 
   Args:
     values: parsed flags; --workdir, and those of the data.
     config: of the phase, as far as it is known without the data.
     run: settings of the run that is gone on from, which decides the size of images.
+    chosen: whether validation tasks choose the inner rate, or the strength of a classifier.
     **known: further settings of the run.
 
   Raises:
@@ -33,6 +34,10 @@ def check(values: FlagValues, config: configs.Config, run: Mapping[str, Any] | N
                      if name not in _OPEN or (name in values and values[name].present)}
   known['config'].pop('steps', None)
   known['config'].get('inner', {}).pop('batching', None)
+  if chosen:
+    known['config'].pop('strength', None)
+    for holder in (known['config'], known.get('validation', {})):
+      holder.get('inner', {}).pop('lr', None)
   hosts.on_first(lambda: workdirs.check_known(
       values.workdir, known | _image_shape(values, run)))
 

@@ -32,6 +32,7 @@ class Flag(NamedTuple):
     shown: what stands for the value in --help; by default as the kind has it.
     config: the dataclass that it is a setting of, if any.
     field: the field of `config` that it sets.
+    words: words that may stand for a number.
   """
   name: str
   help: str
@@ -43,6 +44,7 @@ class Flag(NamedTuple):
   shown: str = ''
   config: type | None = None
   field: str = ''
+  words: tuple[str, ...] = ()
 
 
 Flags = tuple[Flag, ...]
@@ -166,7 +168,7 @@ def _parser(flag: Flag) -> flags.ArgumentParser:
     most = parsers.MOST_INT if flag.most is None else flag.most
     return parsers.IntParser(name, -parsers.MOST_INT if flag.least is None else flag.least, most)
   if kind is float:
-    return parsers.FloatParser(name, flag.least, flag.most)
+    return parsers.FloatParser(name, flag.least, flag.most, flag.words)
   if kind is list:
     return parsers.ListParser(name)
   if kind is pathlib.Path:

@@ -1,4 +1,7 @@
 """Flags of the inner and the outer loop, and the configs that they make."""
+from collections.abc import Mapping
+from typing import Any
+
 from absl.flags import FlagValues
 
 from mtl_jax import inner_loop, types
@@ -8,7 +11,13 @@ from mtl_jax.weights import public_names
 from . import data, machine, task
 from .declared import Flag, Flags, of_field, read
 
+AUTO = 'auto'
+_UNIT_LENGTH = 0.1  # inner rate for features of length 10; 0.01 would leave θ far from confident
 INNER_LR = of_field(InnerLoop, 'lr', 'Inner learning rate (α).', name='inner_lr', least=0.0)
+_TRAINED_INNER_LR = INNER_LR._replace(
+    default=None, words=(AUTO,), shown='X|auto',
+    help='Inner learning rate (α); auto: that of the lowest query loss on validation tasks before '
+    f'the first step; by default {InnerLoop.lr}, with --feature_norm=l2 {_UNIT_LENGTH}.')
 ADAPTS = of_field(InnerLoop, 'adapts', 'What the inner loop adapts: the base-learner (head), the '
                   'last_block too, all of the network (MAML), or a scale and shift per channel '
                   '(film); or another system: '
@@ -19,7 +28,7 @@ BATCH_STATS = of_field(InnerLoop, 'batch_stats_mode', 'Batch norm by running sta
                        name='batch_stats')
 INNER: Flags = (
     ADAPTS,
-    INNER_LR,
+    _TRAINED_INNER_LR,
     of_field(InnerLoop, 'steps', 'Inner steps in meta-training.', name='inner_steps', least=1,
              most=100_000),
     of_field(InnerLoop, 'gradient_order', 'How the outer gradient goes through the loop: in '
@@ -80,20 +89,38 @@ def check(values: FlagValues) -> None:
     values: parsed flags of meta-training.
 
   Raises:
-    ValueError: a floor above the rate, which would never be reached.
+    ValueError: a floor above the rate, which would never be reached; or an inner rate to be chosen
+      for a loop that adapts more than θ, or that is learned.
   """
+  if chooses_rate(values) and (values.inner != 'head' or values.learn_inner_lr != 'fixed'):
+    raise ValueError('--inner_lr=auto goes with --inner=head and --learn_inner_lr=fixed: give a '
+                     'number')
   if values['outer_lr_floor'].present and values.outer_lr_floor > values.outer_lr:
     raise ValueError(f'expected --outer_lr_floor of at most --outer_lr={values.outer_lr:g}, got '
                      f'{values.outer_lr_floor:g}')
 
 
-def inner(values: FlagValues) -> InnerLoop:
-  """Returns the inner loop that the flags name; --batching is for the machine to decide.
+def chooses_rate(values: FlagValues) -> bool:
+  """Whether validation tasks choose the inner rate.
 
   Args:
     values: parsed flags.
   """
-  return read(InnerLoop, INNER, values)
+  return values.inner_lr == AUTO
+
+
+def inner(values: FlagValues, readout: Mapping[str, Any] | None = None) -> InnerLoop:
+  """Returns the inner loop that the flags name; --batching is for the machine to decide.
+
+  Args:
+    values: parsed flags.
+    readout: options of `backbones.read_out` of the features; they decide the rate where no flag
+      does.
+  """
+  rate = values.inner_lr
+  if rate is None or chooses_rate(values):
+    rate = _UNIT_LENGTH if (readout or {}).get('norm') == 'l2' else InnerLoop.lr
+  return read(InnerLoop, INNER, values, lr=rate)
 
 
 def learn(values: FlagValues, network: str = '') -> Learn:
@@ -109,16 +136,18 @@ def learn(values: FlagValues, network: str = '') -> Learn:
   return read(Learn, LEARN, values, scale_per=per)
 
 
-def meta_train_config(values: FlagValues, dataset: types.Dataset | None,
-                      network: str = '') -> MetaTrainConfig:
+def meta_train_config(values: FlagValues, dataset: types.Dataset | None, network: str = '',
+                      readout: Mapping[str, Any] | None = None) -> MetaTrainConfig:
   """Returns the settings of meta-training that the flags name.
 
   Args:
     values: parsed flags of meta-training; --nohard_tasks counts more than --num_hard_tasks.
     dataset: decides the padding and the flips where no flag does; None before it is there.
     network: name of the backbone, which decides --scale_per where no flag does.
+    readout: as in `inner`.
   """
   declared = (*OUTER, *data.META_TRAIN, machine.MICROBATCH, task.WAY, task.SHOT, task.QUERY)
   num_hard_tasks = values.num_hard_tasks if values.hard_tasks else 0
-  return read(MetaTrainConfig, declared, values, inner=inner(values), learn=learn(values, network),
-              num_hard_tasks=num_hard_tasks, **data.augmentation_of(values, dataset))
+  return read(MetaTrainConfig, declared, values, inner=inner(values, readout),
+              learn=learn(values, network), num_hard_tasks=num_hard_tasks,
+              **data.augmentation_of(values, dataset))

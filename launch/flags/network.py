@@ -34,6 +34,9 @@ READOUT: dict[str, Flag] = {
                    'image.', bool),
     'temperature': Flag('temperature', 'With --feature_norm=l2: that length, 10 unless given.',
                         float, least=0.0),
+    'shift': Flag('shift_features', 'Average features, in tasks, with those of the image moved by '
+                  'this many pixels towards each of its corners; 0 for none.', int, least=0,
+                  most=640),
 }
 
 PRETRAIN: Flags = (

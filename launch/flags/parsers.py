@@ -64,16 +64,33 @@ class IntParser(Parser):
 
 
 class FloatParser(Parser):
-  """Finite numbers."""
+  """Finite numbers.
 
-  def parse(self, argument: str | float) -> float:
+  Args:
+    name: of the flag.
+    least: bound; None for none.
+    most: bound; None for none.
+    words: that may stand for a number, and are returned as they are.
+  """
+
+  def __init__(self, name: str, least: float | None = None, most: float | None = None,
+               words: tuple[str, ...] = ()):
+    super().__init__(name, least, most)
+    self._words = words
+
+  def parse(self, argument: str | float) -> float | str:
+    if argument in self._words:
+      return argument
     try:
       value = float(argument)
     except (ValueError, OverflowError):
       value = math.nan
     if not math.isfinite(value):
-      raise self.refuse(f'a number{self._bounds()}', argument)
-    return self._bounded(value, 'a number', argument)
+      raise self.refuse(self._kind() + self._bounds(), argument)
+    return self._bounded(value, self._kind(), argument)
+
+  def _kind(self) -> str:
+    return ' or '.join([*self._words, 'a number'])
 
 
 class TextParser(Parser):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mtl_jax.runs import tables
+from mtl_jax.runs import paired, tables
 
 from . import paper
 from .summary import PROTOCOLS
@@ -104,13 +104,25 @@ def _gain_lines(results: Mapping[str, Any], shot: int) -> list[str]:
   for gain in results['gains']:
     if gain['shot'] != shot or (results['table'] == 'ablation' and gain['protocol'] == 'paper'):
       continue  # the ablation has many; all of them are in results.json
-    name = gain['row'].removesuffix('_ht')
-    name = next(row.method for row in paper.ABLATION if row.preset == name)
+    preset = gain['row'].removesuffix('_ht')
+    name = next(row.method for row in paper.ABLATION if row.preset == preset)
+    hard = ' with HT' if gain['row'] != preset else ''
     other = 'update θ' if gain['over'] == 'update_theta' else f'{name} without'
-    by_seed = ', '.join(f'{100 * value:+.2f}' for value in gain['by_seed'])
-    lines.append(f'- {name} with HT over {other}, {gain["protocol"]}: '
-                 f'{100 * gain["difference"]:+.2f} ± {_in_percent(gain["ci95"])}' +
-                 (f' (by seed {by_seed})' if len(gain['by_seed']) > 1 else ''))
+    lines.append(f'- {name}{hard} over {other}, {gain["protocol"]}: {paired.text(gain)}')
+  return [*lines, *_rate_lines(results, shot)]
+
+
+def _rate_lines(results: Mapping[str, Any], shot: int) -> list[str]:
+  """Says at which inner rates rows were tested: each at its own, for each seed."""
+  lines = []
+  for protocol in PROTOCOLS:
+    rates = {preset: of_shots[str(shot)][protocol].get('inner_lr', ())
+             for preset, of_shots in results['rows'].items()}
+    said = [f'{preset} {", ".join(f"{rate:g}" for rate in of_row)}'
+            for preset, of_row in rates.items() if of_row]
+    if said:
+      lines.append(f'- inner rates, {protocol}, each the best on validation tasks: '
+                   f'{"; ".join(said)}')
   return lines
 
 

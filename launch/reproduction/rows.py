@@ -198,7 +198,7 @@ def _run(job: Job, request: Request, dataset: Dataset, pretrained: str, workdir:
         dataset, checkpoint=pretrained if config.learn.learn == 'none' else workdir,
         config=meta_test.apply_protocol(test, protocol), split='test', protocol=protocol,
         seed=job.seed, workdir=os.path.join(workdir, 'meta_test', protocol), baseline=False,
-        machine=machine)
+        tuned=config.inner.adapts == 'head', machine=machine)
   return results
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mtl_jax.phases import meta_test
+from mtl_jax.runs import paired
 
 PROTOCOLS = ('paper', 'inductive')
 
@@ -22,10 +23,11 @@ def summarize(done: Sequence[tuple[Any, Mapping[str, Any]]], workdir: str) -> di
 
   Returns:
     `rows`: preset -> shot -> protocol -> {accuracy, ci95, num_tasks, by_seed}, with `meta_train` of
-    each seed and `seconds` beside the protocols; `gains`: list of {shot, protocol, row, over,
-    difference, ci95, by_seed}.
+    each seed and `seconds` beside the protocols, and `inner_lr` of each seed in those whose own
+    rate was chosen; `gains`: list of {shot, protocol, row, over} and what `paired.compare` returns.
   """
   accuracies: _BySeed = {}
+  chosen: dict[tuple[str, int, str], list[float]] = {}
   rows: dict[str, Any] = {}
   for job, results in done:
     row = rows.setdefault(job.preset, {}).setdefault(str(job.shot),
@@ -36,11 +38,15 @@ def summarize(done: Sequence[tuple[Any, Mapping[str, Any]]], workdir: str) -> di
     for protocol in PROTOCOLS:
       path = os.path.join(workdir, job.folder, 'meta_test', protocol, 'accuracies.npy')
       accuracies.setdefault((job.preset, job.shot, protocol), []).append(np.load(path))
+      if results[protocol].get('validated'):
+        chosen.setdefault((job.preset, job.shot, protocol), []).append(
+            results[protocol]['inner_lr'])
   for (preset, shot, protocol), of_seeds in accuracies.items():
     accuracy, ci95 = meta_test.summarize(np.concatenate(of_seeds))
     rows[preset][str(shot)][protocol] = {
         'accuracy': accuracy, 'ci95': ci95, 'num_tasks': len(of_seeds[0]),
-        'by_seed': [meta_test.summarize(values)[0] for values in of_seeds]}
+        'by_seed': [meta_test.summarize(values)[0] for values in of_seeds],
+        **({'inner_lr': rates} if (rates := chosen.get((preset, shot, protocol))) else {})}
   return {'rows': rows, 'gains': _gains(accuracies)}
 
 
@@ -49,18 +55,12 @@ def _gains(accuracies: _BySeed) -> list[dict[str, Any]]:
   gains = []
   for preset, shot, protocol in accuracies:
     for other in _compared_with(preset):
-      pairs = zip(accuracies[preset, shot, protocol], accuracies[other, shot, protocol],
-                  strict=True)
       # A row whose inner loop adapts the network has fewer tasks: the first ones of the others.
-      differences = [np.asarray(ours, np.float64)[:len(theirs)] - theirs[:len(ours)]
-                     for ours, theirs in pairs]
-      difference, ci95 = meta_test.summarize(np.concatenate(differences))
-      gains.append({'shot': shot, 'protocol': protocol, 'row': preset, 'over': other,
-                    'difference': difference, 'ci95': ci95,
-                    'by_seed': [float(values.mean()) for values in differences]})
+      found = paired.compare(accuracies[preset, shot, protocol], accuracies[other, shot, protocol])
+      gains.append({'shot': shot, 'protocol': protocol, 'row': preset, 'over': other, **found})
   return gains
 
 
 def _compared_with(preset: str) -> list[str]:
   others = [preset.removesuffix('_ht')] if preset.endswith('_ht') else []
-  return [*others, 'update_theta'] if preset == 'ss_all_ht' else others
+  return others if preset.startswith('update') else [*others, 'update_theta']

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import figures, tables, workdirs
+from mtl_jax.runs import figures, paired, tables, workdirs
 
 from . import transfer_curves
 from .transfer_rows import SCRATCH, method_of, without_hard_tasks
@@ -30,7 +30,7 @@ def summarize(done: Iterable[tuple[Any, str, str, np.ndarray, Mapping[str, Any]]
   Returns:
     One dict for each source, target, shot, row and part: `accuracy`, `ci95`, `by_seed`, `facts` of
     each seed; `gain` over update θ and, of rows with hard tasks, `ht_gain` over the row without,
-    each {difference, ci95, by_seed}.
+    each as `paired.compare` returns it.
   """
   kept: dict[tuple, dict[int, tuple]] = {}
   for place, row, part, accuracies, facts in done:
@@ -48,17 +48,10 @@ def summarize(done: Iterable[tuple[Any, str, str, np.ndarray, Mapping[str, Any]]
       others['ht_gain'] = (plain, part)
     for name, (other, other_part) in others.items():
       if (theirs := kept.get((source, target, shot, other, other_part))) is not None:
-        found[name] = _paired(seeds, theirs)
+        found[name] = paired.compare([seeds[seed][0] for seed in seeds],
+                                     [theirs[seed][0] for seed in seeds])
     cells.append(found)
   return cells
-
-
-def _paired(ours: Mapping[int, tuple], theirs: Mapping[int, tuple]) -> dict[str, Any]:
-  """Mean difference over the same tasks, with its interval over tasks of all seeds."""
-  differences = [np.asarray(ours[seed][0], np.float64) - theirs[seed][0] for seed in ours]
-  difference, ci95 = meta_test.summarize(np.concatenate(differences))
-  return {'difference': difference, 'ci95': ci95,
-          'by_seed': [float(values.mean()) for values in differences]}
 
 
 def write(workdir: str, results: Mapping[str, Any]) -> None:
@@ -125,18 +118,14 @@ def _line(cell: Mapping[str, Any]) -> list[str]:
 
 
 def _gain(cell: Mapping[str, Any], name: str) -> str:
-  if name not in cell:
-    return '–'
-  gain = cell[name]
-  by_seed = ', '.join(f'{100 * value:+.2f}' for value in gain['by_seed'])
-  return (f'{100 * gain["difference"]:+.2f} ± {100 * gain["ci95"]:.2f}'
-          + (f' ({by_seed})' if len(gain['by_seed']) > 1 else ''))
+  return paired.text(cell[name]) if name in cell else '–'
 
 
 def _caption(results: Mapping[str, Any]) -> str:
   return ('Accuracy in % on test classes, inductive, with its 95% interval over tasks; gains are '
-          'over the same tasks, each seed in brackets. The inner rate is the one at which update θ '
-          f'is best on validation tasks. {results["device"]}, {results["seconds"] / 3600:.1f} h.')
+          'over the same tasks; in brackets the interval over seeds, and each seed. The inner rate '
+          'is the one at which update θ is best on validation tasks. '
+          f'{results["device"]}, {results["seconds"] / 3600:.1f} h.')
 
 
 def plot(cells: Sequence[Mapping[str, Any]]) -> Figure:

@@ -64,8 +64,9 @@ def from_functions(init: Callable[[jax.Array], Tree], apply: Callable[..., Any],
 def _modes(apply):
   """`features` and `train_features` of a Backbone, made of `apply` as in `from_functions`."""
   def run(backbone_vars, images, batch_stats_mode):
-    # A learned temperature belongs to `read_out`; the network itself never sees it.
-    output, batch_stats = apply(backbone_vars._replace(temperature=None), images, batch_stats_mode)
+    # A learned temperature and a center belong to `read_out`; the network itself never sees them.
+    plain = backbone_vars._replace(temperature=None, center=None)
+    output, batch_stats = apply(plain, images, batch_stats_mode)
     return output.astype(jnp.promote_types(output.dtype, jnp.float32)), batch_stats
 
   def features(backbone_vars, images, *, batch_stats_mode):

@@ -16,7 +16,7 @@ import numpy as np
 from mtl_jax import checks, learnable, sharding
 from mtl_jax.configs import MetaTestConfig, MetaTrainConfig, PretrainConfig
 from mtl_jax.execution import placement, read_ahead, readers
-from mtl_jax.phases import encoding, meta_test, meta_train, pretrain
+from mtl_jax.phases import encoding, feature_tasks, meta_test, meta_train, pretrain
 from mtl_jax.types import Array, Backbone, BackboneVars, ImagePool
 
 
@@ -184,20 +184,19 @@ def scorer(pool: ImagePool, keys: Array, *, backbone: Backbone, config: MetaTest
 def _encoded(pool, keys, backbone, config, layout):
   encode = jax.jit(functools.partial(encoding.encode_images, backbone=backbone))
   accuracies = checks.jit(functools.partial(
-      sharding.per_device(meta_test.feature_accuracies, layout), config=config))
+      sharding.per_device(feature_tasks.drawn_accuracies, layout), config=config))
   join = jax.jit(jnp.concatenate, out_shardings=layout and layout.replicated)
   per_pass = encoding.images_per_pass(*pool.images.shape[1:3])
-  read, numbers = readers.chunks(pool, size=per_pass * sharding.num_devices(layout))
-  places, keys = placement.replicate((readers.without_images(pool), keys), layout)
+  named, drawn = feature_tasks.named(keys, pool, config=config)
+  read, numbers = readers.chunks(pool, size=per_pass * sharding.num_devices(layout), named=named)
+  normalization, drawn = placement.replicate((pool.normalization, drawn), layout)
 
   def score(meta_params, network):
     features = []
     with _stream(read, numbers, layout) as chunks:
       for chunk in chunks:
-        _append(features, encode(network, chunk, places.normalization))
-    encoded = places._replace(images=join(features), normalization=None)
-    # A clone of the keys is consumed: each call scores the same tasks.
-    return accuracies(meta_params, encoded, jax.random.clone(keys))
+        _append(features, encode(network, chunk, normalization))
+    return accuracies(meta_params, join(features), drawn)
 
   return score
 

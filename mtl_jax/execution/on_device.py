@@ -8,7 +8,7 @@ import jax
 from mtl_jax import checks, sharding
 from mtl_jax.configs import MetaTestConfig, MetaTrainConfig, PretrainConfig
 from mtl_jax.execution import placement
-from mtl_jax.phases import meta_test, meta_train, pretrain
+from mtl_jax.phases import feature_tasks, meta_test, meta_train, pretrain
 from mtl_jax.types import Array, Backbone, BackboneVars, ImagePool
 
 
@@ -78,8 +78,11 @@ def scorer(pool: ImagePool, keys: Array, *, backbone: Backbone, config: MetaTest
   Returns:
     (MetaParams, BackboneVars) -> accuracy of each task, float32 [num_tasks].
   """
-  accuracies = sharding.per_device(meta_test.accuracies, layout, pools=(2,))
-  score = checks.jit(functools.partial(accuracies, backbone=backbone, config=config))
+  if meta_test.each_image_alone(config):
+    return _encoded(pool, keys, backbone, config, layout)
+  score = checks.jit(functools.partial(
+      sharding.per_device(meta_test.accuracies_per_task, layout, pools=(2,)), backbone=backbone,
+      config=config))
   pool, keys = place(pool, layout=layout), placement.replicate(keys, layout)
 
   def score_learned(meta_params, backbone_vars):
@@ -88,6 +91,19 @@ def scorer(pool: ImagePool, keys: Array, *, backbone: Backbone, config: MetaTest
     return score(*learned, pool, jax.random.clone(keys))
 
   return score_learned
+
+
+def _encoded(pool, keys, backbone, config, layout):
+  """Encodes the images that the tasks name, and no others where that is worth a copy of them."""
+  named, drawn = feature_tasks.named(keys, pool, config=config)
+  if named is not None:
+    pool = pool._replace(images=pool.images[named])
+  score = jax.jit(functools.partial(
+      sharding.per_device(meta_test.accuracies_drawn, layout, pools=(2,)), backbone=backbone,
+      config=config))
+  pool, drawn = place(pool, layout=layout), placement.replicate(drawn, layout)
+  return lambda meta_params, backbone_vars: score(
+      *placement.replicate((meta_params, backbone_vars), layout), pool, drawn)
 
 
 def compiled(step: Callable, *arguments, **options) -> Callable:

@@ -168,12 +168,14 @@ def batches(root_key: Array, pool: ImagePool, *,
   return read
 
 
-def chunks(pool: ImagePool, *, size: int) -> tuple[Callable[[int], np.ndarray], range]:
-  """Makes the reader of all images of a split, in order: what features are computed from once.
+def chunks(pool: ImagePool, *, size: int, named: np.ndarray | None = None
+           ) -> tuple[Callable[[int], np.ndarray], range]:
+  """Makes the reader of the images of a split, in order: what features are computed from once.
 
   Args:
     pool: uint8 images on the host (NumPy), in memory or mapped from a file.
     size: images per chunk; the last chunk may have fewer.
+    named: int [k], places of those images that are wanted; None for all of them.
 
   Returns:
     (number of a chunk -> uint8 [size or fewer, H, W, C], the range of the numbers of all chunks).
@@ -186,10 +188,11 @@ def chunks(pool: ImagePool, *, size: int) -> tuple[Callable[[int], np.ndarray], 
   images, _ = _split_pool(pool)
 
   def read(number):
+    part = slice(number * size, (number + 1) * size)
     # The copy makes the reading thread, not the caller, wait for the disk.
-    return images[number * size:(number + 1) * size].copy()
+    return images[part].copy() if named is None else images[named[part]]
 
-  return read, range(-(-len(images) // size))
+  return read, range(-(-len(images if named is None else named) // size))
 
 
 def without_images(pool: ImagePool) -> ImagePool:

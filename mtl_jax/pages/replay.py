@@ -13,7 +13,7 @@ from mtl_jax.configs import MetaTestConfig
 from mtl_jax.data import transforms
 from mtl_jax.pages.sources import Test
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import finished, meta_testing, records
+from mtl_jax.runs import base_means, finished, meta_testing, records
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.types import Episode, ImagePool
 
@@ -97,8 +97,9 @@ def load_run(test: Test) -> FinishedRun:
   readout = {name: value for name, value in used['readout'].items()
              if name not in before or before[name] != value}
   height, width, channels = used['image_shape']
-  return finished.load(test.checkpoint, (height, width, channels), readout=readout,
-                       compute_dtype=used['backbone'].get('compute_dtype'))
+  run = finished.load(test.checkpoint, (height, width, channels), readout=readout,
+                      compute_dtype=used['backbone'].get('compute_dtype'))
+  return base_means.read(run, test.folder)
 
 
 def replay(test: Test, run: FinishedRun, images: Images, tasks: Sequence[int]) -> Replayed:

@@ -10,26 +10,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import augment, base_learner, episodes, inner_loop, learnable, sharding
+from mtl_jax import augment, episodes, inner_loop, learnable, sharding
 from mtl_jax.configs import MetaTestConfig
 from mtl_jax.phases import encoding
+from mtl_jax.phases.feature_tasks import (
+  accuracy_of,
+  drawn_accuracies,
+  feature_accuracies,
+  task_accuracy,
+  task_logits,
+)
 from mtl_jax.types import (
   Array,
   Backbone,
   BackboneVars,
   Episode,
+  EpisodeIndices,
   ImagePool,
   MetaParams,
   Normalization,
 )
 
-__all__ = ['MetaTestConfig', 'Protocol', 'accuracies', 'accuracies_encoded', 'accuracies_per_task',
-           'accuracy_of', 'apply_protocol', 'each_image_alone', 'feature_accuracies',
-           'image_task_accuracy', 'image_task_logits', 'summarize', 'task_accuracy', 'task_keys']
+__all__ = ['MetaTestConfig', 'Protocol', 'accuracies', 'accuracies_drawn', 'accuracies_encoded',
+           'accuracies_per_task', 'accuracy_of', 'apply_protocol', 'each_image_alone',
+           'encoded_task', 'feature_accuracies', 'image_task_accuracy', 'image_task_logits',
+           'summarize', 'task_accuracy', 'task_keys']
 
 Protocol = Literal['inductive', 'paper']
-
-_TASKS_PER_PASS = 100  # of tasks given as features, which are small
 
 
 def apply_protocol(config: MetaTestConfig, protocol: str) -> MetaTestConfig:
@@ -68,41 +75,6 @@ def task_keys(root_key: Array, num_tasks: int) -> jax.Array:
   return jax.vmap(jax.random.fold_in, (None, 0))(root_key, jnp.arange(num_tasks))
 
 
-def accuracy_of(query_logits: Array, query_labels: Array) -> jax.Array:
-  """Computes the share of queries whose highest logit is that of their class.
-
-  Args:
-    query_logits: [m, N].
-    query_labels: int [m].
-
-  Returns:
-    Accuracy in [0, 1], a scalar.
-  """
-  return jnp.mean(jnp.argmax(query_logits, axis=1) == query_labels)
-
-
-def task_accuracy(meta_params: MetaParams, task: Episode, *, config: MetaTestConfig) -> jax.Array:
-  """Adapts θ to one task given as features and scores its query set.
-
-  Args:
-    meta_params: θ and the inner rates are read.
-    task: an Episode with features [n, d] in place of images.
-    config: its inner loop is read.
-
-  Returns:
-    Accuracy in [0, 1], a scalar.
-  """
-  return accuracy_of(_task_logits(meta_params, task, config), task.query_labels)
-
-
-def _task_logits(meta_params, task, config):
-  inner = config.inner
-  return base_learner.adapt(
-      meta_params.base_learner, task.support, task.support_labels, task.query,
-      inner_lr=learnable.inner_rates(meta_params, inner), num_steps=inner.steps,
-      regularization=inner.regularization).query_logits
-
-
 def image_task_accuracy(meta_params: MetaParams, network: BackboneVars, task: Episode,
                         normalization: Normalization | None, *, backbone: Backbone,
                         config: MetaTestConfig) -> jax.Array:
@@ -135,18 +107,33 @@ def image_task_logits(meta_params: MetaParams, network: BackboneVars, task: Epis
   Returns:
     [N*Q, N].
   """
-  task = _normalized(task, normalization, flip_support=config.flip_support)
   inner = config.inner
   if inner.adapts == 'head':
-    support, query = (
-        backbone.features(network, images, batch_stats_mode=inner.batch_stats_mode)
-        for images in (task.support, task.query))
-    return _task_logits(meta_params, task._replace(support=support, query=query), config)
+    task = encoded_task(network, task, normalization, backbone=backbone, config=config)
+    return task_logits(meta_params, task, config=config)
+  task = _normalized(task, normalization, flip_support=config.flip_support)
   rates = learnable.inner_rates(meta_params, inner)
   tasks = jax.tree.map(lambda x: x[None], task)
   return inner_loop.find(inner.adapts).adapt(
       meta_params.base_learner, network, rates, tasks, backbone=backbone,
       inner=dataclasses.replace(inner, batching='loop'))[0]
+
+
+def encoded_task(network: BackboneVars, task: Episode, normalization: Normalization | None, *,
+                 backbone: Backbone, config: MetaTestConfig) -> Episode:
+  """Computes the features of one Episode of images, support and query apart.
+
+  Args:
+    network, task, normalization, backbone, config: as in `image_task_accuracy`.
+
+  Returns:
+    An Episode with features [n, d] in place of images; its support is doubled where `config` says.
+  """
+  task = _normalized(task, normalization, flip_support=config.flip_support)
+  support, query = (
+      backbone.features(network, images, batch_stats_mode=config.inner.batch_stats_mode)
+      for images in (task.support, task.query))
+  return task._replace(support=support, query=query)
 
 
 def _normalized(task, normalization, *, flip_support):
@@ -156,29 +143,6 @@ def _normalized(task, normalization, *, flip_support):
     labels = jnp.concatenate([labels, labels])
   return task._replace(support=augment.normalize(images, normalization), support_labels=labels,
                        query=augment.normalize(task.query, normalization))
-
-
-def feature_accuracies(meta_params: MetaParams, features: ImagePool, keys: Array, *,
-                       config: MetaTestConfig, layout: sharding.Layout | None = None) -> jax.Array:
-  """Scores tasks over the features of a whole split.
-
-  Args:
-    meta_params: θ and the inner rates are read.
-    features: as `encoding.encode_pool` returns it.
-    keys: [num_tasks], one per task.
-    config: settings of the tasks and the inner loop.
-    layout: devices, each of which takes its part of the tasks; None for one device.
-
-  Returns:
-    float32 [num_tasks].
-  """
-  def one_task(key):
-    task = episodes.sample(key, features, way=config.way, shot=config.shot, query=config.query)
-    return task_accuracy(meta_params, task, config=config)
-
-  own_keys = sharding.local_shard(keys, layout)
-  scored = jax.lax.map(one_task, own_keys, batch_size=_TASKS_PER_PASS)
-  return sharding.all_gather_rows(scored, len(keys), layout)
 
 
 def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool,
@@ -204,22 +168,29 @@ def accuracies_encoded(meta_params: MetaParams, backbone_vars: BackboneVars, poo
   return feature_accuracies(meta_params, features, keys, config=config, layout=layout)
 
 
+def accuracies_drawn(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool,
+                     drawn: EpisodeIndices, *, backbone: Backbone, config: MetaTestConfig,
+                     layout: sharding.Layout | None = None) -> jax.Array:
+  """Scores tasks that were drawn before, with every image encoded once, as `accuracies_encoded`.
+
+  Args:
+    meta_params, backbone_vars, backbone, config, layout: as in `accuracies_encoded`.
+    pool: uint8 images, those that the tasks name or more; its classes are not read.
+    drawn: stacked [num_tasks, ...], places among these images (`feature_tasks.named`).
+  """
+  features = encoding.encode_pool(meta_params, backbone_vars, pool, backbone=backbone,
+                                  layout=layout)
+  return drawn_accuracies(meta_params, features.images, drawn, config=config, layout=layout)
+
+
 def accuracies_per_task(meta_params: MetaParams, backbone_vars: BackboneVars, pool: ImagePool,
                         keys: Array, *, backbone: Backbone, config: MetaTestConfig,
                         layout: sharding.Layout | None = None) -> jax.Array:
   """Scores tasks one by one from their images, under any settings.
 
   Args:
-    meta_params: Φ_S, θ and whatever else was learned.
-    backbone_vars: Θ.
-    pool: uint8 images of the split.
-    keys: [num_tasks], one per task.
-    backbone: maps images to features [B, d].
-    config: settings.
-    layout: as in `accuracies_encoded`.
-
-  Returns:
-    float32 [num_tasks].
+    meta_params, backbone_vars, pool, keys, backbone, layout: as in `accuracies_encoded`.
+    config: any settings.
   """
   network = learnable.network(backbone_vars, meta_params)
   fetch = functools.partial(sharding.take, pool.images, layout=layout)
@@ -240,16 +211,8 @@ def accuracies(meta_params: MetaParams, backbone_vars: BackboneVars, pool: Image
   """Scores tasks by the faster of the two ways that is exact under `config`.
 
   Args:
-    meta_params: Φ_S, θ and whatever else was learned.
-    backbone_vars: Θ.
-    pool: uint8 images of the split.
-    keys: [num_tasks], one per task.
-    backbone: maps images to features [B, d].
-    config: settings.
-    layout: as in `accuracies_encoded`.
-
-  Returns:
-    float32 [num_tasks].
+    meta_params, backbone_vars, pool, keys, backbone, layout: as in `accuracies_encoded`.
+    config: any settings.
   """
   score = accuracies_encoded if each_image_alone(config) else accuracies_per_task
   return score(meta_params, backbone_vars, pool, keys, backbone=backbone, config=config,

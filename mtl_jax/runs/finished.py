@@ -110,6 +110,29 @@ def network_of(run: FinishedRun) -> BackboneVars:
   return learnable.network(run.backbone_vars, run.meta_params)
 
 
+def of_any_length(run: FinishedRun) -> Backbone:
+  """Returns the backbone of a run, read out as it is but for the length of its features.
+
+  Args:
+    run: of `load`.
+  """
+  length = {'norm': 'none', 'temperature': None}
+  return read_out(run, run.settings['readout'] | length).backbone
+
+
+def read_out(run: FinishedRun, readout: Mapping[str, Any]) -> FinishedRun:
+  """Returns a run whose features are read out in another way.
+
+  Args:
+    run: of `load`.
+    readout: all options of `backbones.read_out` that are not at their defaults.
+  """
+  settings = run.settings | {'readout': dict(readout)}
+  height, width, channels = run.settings['image_shape']
+  network = backbones.create(image_shape=(height, width, channels), **settings['backbone'])
+  return run._replace(backbone=backbones.read_out(network, **readout), settings=settings)
+
+
 def takes_any_size(settings: Mapping[str, Any]) -> bool:
   """Whether a run holds public weights as they came, so that images of any size may follow.
 

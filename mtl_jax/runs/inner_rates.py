@@ -1,29 +1,23 @@
-"""The inner rate at which the base-learner adapts best, found on validation tasks.
-
-A rate means nothing by itself: it goes with the length of the features and the number of steps. A
-comparison of methods is fair if each has been given its own.
-"""
+"""The inner rate at which the base-learner adapts best, found on validation tasks."""
 import dataclasses
-import functools
+import math
+import os
 from collections.abc import Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from mtl_jax import learnable
-from mtl_jax.configs import MetaTestConfig
-from mtl_jax.phases import encoding, meta_test
-from mtl_jax.runs import finished, records, validation
+from mtl_jax import stages
+from mtl_jax.configs import MetaTestConfig, MetaTrainConfig
+from mtl_jax.runs import hosts, strengths, workdirs
 from mtl_jax.runs.finished import FinishedRun
-from mtl_jax.runs.validation import Validation
+from mtl_jax.runs.strengths import RATES, Scores, best
+from mtl_jax.runs.validation import MOST_QUERIES, Validation
 from mtl_jax.types import Dataset
 
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+__all__ = ['RATES', 'accuracies', 'best', 'chosen', 'scores']
 
 
-def accuracies(run: FinishedRun, dataset: Dataset, tasks: Validation, *, seed: int,
-               rates: Sequence[float] = RATES) -> dict[float, float]:
+def scores(run: FinishedRun, dataset: Dataset, tasks: Validation, *, seed: int,
+           rates: Sequence[float] = RATES) -> Scores:
   """Scores inner rates on the same validation tasks, with every image encoded once.
 
   Args:
@@ -35,45 +29,57 @@ def accuracies(run: FinishedRun, dataset: Dataset, tasks: Validation, *, seed: i
     rates: to be compared.
 
   Returns:
-    Rate -> mean accuracy in [0, 1].
+    Mean accuracy and mean cross-entropy of the queries at each rate.
 
   Raises:
     ValueError: the validation classes cannot give such tasks.
   """
-  validation.check_validation(dataset, tasks)
-  pool = dataset.val
-  per_pass = encoding.images_per_pass(*pool.images.shape[1:3])
-  batches = (np.asarray(pool.images[start:start + per_pass])
-             for start in range(0, len(pool.images), per_pass))
-  features = encoding.encode_batches(finished.network_of(run), batches, run.normalization,
-                                     backbone=run.backbone)
-  encoded = pool._replace(images=jnp.asarray(features), normalization=None)
   config = MetaTestConfig(num_tasks=tasks.num_tasks, way=tasks.way, shot=tasks.shot,
-                          query=validation.num_queries(dataset, tasks),
+                          query=MOST_QUERIES,
                           inner=dataclasses.replace(tasks.inner, adapts='head',
                                                     batch_stats_mode='running'))
-  meta_params = run.meta_params or learnable.nothing_learned(
-      run.backbone, run.backbone_vars, tasks.way, config.inner)
-  keys = meta_test.task_keys(records.stream_key(seed, 'validate'), tasks.num_tasks)
-
-  score_tasks = jax.jit(functools.partial(meta_test.feature_accuracies, config=config))
-
-  def score(rate):
-    # As if it had been learned: so it is an argument, and one program serves all rates.
-    at_rate = meta_params._replace(inner_lr={'log': jnp.log(jnp.float32(rate))})
-    same = jax.random.clone(keys)  # every rate meets the same tasks
-    return float(np.mean(score_tasks(at_rate, encoded, same)))
-
-  return {rate: score(rate) for rate in rates}
+  return strengths.search(run, dataset, config, seed=seed, strengths=rates)
 
 
-def best(found: dict[float, float]) -> float:
-  """Returns the rate of the highest accuracy, the lowest of equal ones.
+def accuracies(run: FinishedRun, dataset: Dataset, tasks: Validation, *, seed: int,
+               rates: Sequence[float] = RATES) -> dict[float, float]:
+  """Scores inner rates as `scores` does; returns rate -> mean accuracy in [0, 1].
 
   Args:
-    found: as `accuracies` returns it.
-
-  >>> best({0.01: 0.4, 0.1: 0.5, 1.0: 0.5})
-  0.1
+    run, dataset, tasks, seed, rates: as in `scores`.
   """
-  return max(sorted(found), key=lambda rate: found[rate])
+  return scores(run, dataset, tasks, seed=seed, rates=rates).accuracies
+
+
+def chosen(workdir: str | os.PathLike, run: FinishedRun, dataset: Dataset, config: MetaTrainConfig,
+           *, seed: int) -> dict[str, Any]:
+  """Chooses the inner rate of a meta-training: that of the lowest query loss before its first step.
+
+  The loss, not the accuracy, which hardly depends on the rate: the outer loop descends on it, and
+  where the base-learner is less confident than it should be, spends Φ_S on making logits larger.
+
+  Args:
+    workdir: of the meta-training; a rate that it has begun with stays.
+    run: the pre-training.
+    dataset: the tasks come from its val split.
+    config: of the meta-training; ways, shots and the inner loop in training are those of the tasks.
+    seed: fixes the tasks.
+
+  Returns:
+    `inner_lr`, and `losses`, rate -> mean cross-entropy of the queries in nats.
+
+  Raises:
+    ValueError: the validation classes cannot give such tasks.
+  """
+  def choose():
+    if (begun := workdirs.begun_settings(workdir).get('chosen_rate')) is not None:
+      return begun
+    tasks = MetaTestConfig(num_tasks=strengths.NUM_TASKS, way=config.way, shot=config.shot,
+                           query=MOST_QUERIES, inner=config.inner)
+    with stages.stage('choosing the inner rate on validation tasks'):
+      found = strengths.search(run, dataset, tasks, seed=seed, strengths=RATES).losses
+    losses = {rate: loss for rate, loss in found.items() if math.isfinite(loss)}  # else it diverges
+    return {'inner_lr': min(losses, key=lambda rate: losses[rate], default=min(RATES)),
+            'losses': {str(rate): loss for rate, loss in losses.items()}}
+
+  return hosts.on_first(choose)

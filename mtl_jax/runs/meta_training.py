@@ -2,25 +2,36 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from mtl_jax import configs, episodes, execution, sharding, stages
 from mtl_jax.configs import MetaTrainConfig
 from mtl_jax.execution import frozen_prefix, placement
 from mtl_jax.phases import meta_train
-from mtl_jax.runs import decisions, finished, hosts, models, records, trackers, trainings
+from mtl_jax.runs import (
+  decisions,
+  finished,
+  hosts,
+  inner_rates,
+  models,
+  records,
+  trackers,
+  trainings,
+)
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.runs.time_budgets import TimeBudget, Training
 from mtl_jax.runs.validation import Validation, check_validation, make_scorer
 from mtl_jax.types import Dataset
 
+C = TypeVar('C', MetaTrainConfig, Validation)
+
 
 def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: MetaTrainConfig,
                    validation: Validation, seed: int, workdir: str | os.PathLike,
                    backbone: Mapping[str, Any] | None = None,
                    readout: Mapping[str, Any] | None = None, compute_dtype: str | None = None,
-                   machine: Machine = ONE_DEVICE,
+                   auto_rate: bool = False, machine: Machine = ONE_DEVICE,
                    budget: TimeBudget | None = None) -> dict[str, Any]:
   """Meta-learns Φ_S and θ over a pre-trained backbone (phase 2).
 
@@ -34,6 +45,8 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
     backbone: options of `backbones.create` that `pretrained` must match; None takes those it has.
     readout: options of `backbones.read_out` that differ from those of `pretrained`.
     compute_dtype: of convolutions, if not that of `pretrained`.
+    auto_rate: whether the inner rate is that of the lowest query loss on validation tasks before
+      the first outer step, in place of those in `config` and `validation`; a resumed run keeps it.
     machine: where images stay, which devices share the tasks of a meta-batch, and how tasks that
       adapt kernels of their own are computed; the same tasks either way.
     budget: time that takes the place of `config.steps`; None for that number of steps. The outer
@@ -54,6 +67,11 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
   run = finished.load(pretrained, dataset.train.image_shape, backbone=backbone,
                       readout=readout, compute_dtype=compute_dtype)
   _check(pretrained, run, dataset, config, validation, layout)
+  chosen = {}
+  if auto_rate:
+    chosen = inner_rates.chosen(workdir, run, dataset, config, seed=seed)
+    config = _at_rate(config, chosen['inner_lr'])
+    validation = _at_rate(validation, chosen['inner_lr'])
   dataset = dataset.normalized_by(run.normalization)
   with stages.stage('deciding how the tasks are computed'):
     decided, cut = decisions.for_meta_training(workdir, machine, run, config, dataset)
@@ -61,6 +79,7 @@ def meta_train_run(dataset: Dataset, *, pretrained: str | os.PathLike, config: M
       config, inner=dataclasses.replace(config.inner, batching=decided.batching))
   settings = records.training_settings('meta_train', dataset, run.settings['backbone'], config,
                                        validation, seed)
+  settings |= {'chosen_rate': chosen} if chosen else {}
   settings |= {'readout': run.settings['readout'], 'images_on_host': decided.images_on_host,
                'prefix_once': decided.prefix_once, 'pretrained': run.settings}
   settings |= budget.settings() if budget is not None else {}
@@ -106,6 +125,10 @@ def _check(pretrained: str | os.PathLike, run: FinishedRun, dataset: Dataset,
                      '--workdir of a pre-training')
   finished.check_statistics(os.fspath(pretrained), run.settings, config.inner.batch_stats_mode,
                             validation.inner.batch_stats_mode)
+
+
+def _at_rate(config: C, rate: float) -> C:
+  return dataclasses.replace(config, inner=dataclasses.replace(config.inner, lr=rate))
 
 
 def _lay_over(config: MetaTrainConfig, steps: int) -> MetaTrainConfig:

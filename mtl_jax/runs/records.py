@@ -170,7 +170,8 @@ def finish(workdir: str, settings: Mapping[str, Any], fitted: Fitted, layout: La
   results = {'command': settings['command'], 'dataset': settings['dataset'],
              'data': settings['data'], 'steps': fitted.last_step, 'best_step': fitted.step,
              'validation_accuracy': fitted.score.accuracy,
-             'validation_ci95': fitted.score.ci95, 'seed': settings['seed'],
+             'validation_ci95': fitted.score.ci95, **settings.get('chosen_rate', {}),
+             'seed': settings['seed'],
              'seconds': fitted.seconds, 'resumed_from': fitted.resumed_from,
              **machine_results(layout)}
 

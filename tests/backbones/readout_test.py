@@ -58,6 +58,28 @@ def test_mirrored_images_have_the_same_features():
   assert np.abs(plain - mirrored).max() > 1e-2
 
 
+def moved(images, y, x):
+  """Images moved by so many pixels, edges repeated, in NumPy."""
+  rows, columns = (np.clip(np.arange(size) - by, 0, size - 1)
+                   for size, by in zip(images.shape[1:3], (y, x), strict=True))
+  return images[:, rows][:, :, columns]
+
+
+@pytest.mark.parametrize('mirror', [False, True])
+def test_features_over_moved_images_without_their_mean(mirror):
+  backbone, variables, images = network()
+  wrapped = backbones.read_out(backbone, norm='l2', mirror=mirror, shift=1)
+  views = [images, *(moved(images, y, x) for y in (-1, 1) for x in (-1, 1))]
+  views += [view[:, :, ::-1] for view in views] if mirror else []
+  mean = np.mean([numpy_features(variables, view) for view in views], axis=0)
+  center = np.random.default_rng(2).normal(size=mean.shape[1])
+  for away, given in ((0, None), (center, center.astype(np.float32))):
+    expected = mean - away
+    expected *= 10 / np.linalg.norm(expected, axis=1, keepdims=True)
+    found = running(wrapped, variables._replace(center=given), images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_temperature_that_meta_training_learns_starts_from_the_given_one():
   backbone, variables, images = network()
   wrapped = backbones.read_out(backbone, norm='l2', temperature=10.0)
@@ -166,7 +188,9 @@ def test_gradients_of_black_features_are_finite():
 @pytest.mark.parametrize('options, message', [
     ({'norm': 'l1'}, "none, l2, got 'l1'"),
     ({'norm': 'l2', 'temperature': 0.0}, 'above 0, .* got 0.0 with l2'),
-    ({'temperature': 3.0}, 'only with norm l2, got 3.0 with none')])
+    ({'temperature': 3.0}, 'only with norm l2, got 3.0 with none'),
+    ({'shift': 4}, 'a shift of features from 0 to below 4, .* got 4'),
+    ({'shift': -1}, 'got -1')])
 def test_refuses(options, message):
   with pytest.raises(ValueError, match=message):
     backbones.read_out(network()[0], **options)

@@ -129,7 +129,8 @@ def test_all_three_phases(name, hard, pretrained, tmp_path):
       num_tasks=4, way=3, query=3, inner=dataclasses.replace(
           TEST_LOOP, lr=config.inner.lr, steps=3, adapts=config.inner.adapts))
   tested = runs.meta_test_run(dataset, checkpoint=workdir, config=test_config, split='test',
-                              protocol='inductive', seed=0, workdir=str(tmp_path / 'test'))
+                              protocol='inductive', seed=0, workdir=str(tmp_path / 'test'),
+                              tuned=row == 'update θ')
   assert tested['method'] == (row if none else f'{row}, {"HT " if hard else ""}meta-batch')
   baseline = tested['baselines']['update_theta']['accuracy']
   assert 0 <= tested['accuracy'] <= 1 and 0 <= baseline <= 1

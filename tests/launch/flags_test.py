@@ -6,10 +6,10 @@ import typing
 import pytest
 from absl import flags
 
-from launch import command, meta_train, pretrain
+from launch import command, meta_test, meta_train, pretrain
 from launch.flags import declared, machine, method, network, presets, task
-from mtl_jax import runs
-from mtl_jax.configs import InnerLoop, Learn, MetaTrainConfig, PretrainConfig
+from mtl_jax import configs, runs
+from mtl_jax.configs import TEST_LOOP, InnerLoop, Learn, MetaTrainConfig, PretrainConfig
 from tests import tiny_runs
 from tests.launch.help_test import MODULES
 from tests.phases import toy_dataset
@@ -96,6 +96,51 @@ def test_validation_adapts_as_the_training_does_but_for_its_steps():
                  '--shot=2', '--validate_every=4', '--validation_tasks=6')
   found = task.validation(values, method.inner(values))
   assert found == runs.Validation(4, 6, 3, 2, InnerLoop('all', 0.5, 9, 'first', 0.2, 'batch'))
+
+
+def test_the_inner_rate_of_features_of_unit_length_and_one_that_is_chosen():
+  for arguments, readout, rate, chosen in (
+      ([], {}, 0.01, False), ([], {'norm': 'l2'}, 0.1, False),
+      (['--inner_lr=0.2'], {'norm': 'l2'}, 0.2, False),
+      (['--inner_lr=auto'], {}, 0.01, True)):
+    values = parse(meta_train.COMMAND, *arguments)
+    method.check(values)
+    config = method.meta_train_config(values, toy_dataset(), readout=readout)
+    assert (config.inner.lr, method.chooses_rate(values)) == (rate, chosen)
+  for other in ('--inner=all', '--learn_inner_lr=scalar'):
+    with pytest.raises(ValueError, match='--inner_lr=auto goes with --inner=head'):
+      method.check(parse(meta_train.COMMAND, '--inner_lr=auto', other))
+  with pytest.raises(flags.Error, match="auto or a number of at least 0.0, got 'fast'"):
+    parse(meta_train.COMMAND, '--inner_lr=fast')
+  with pytest.raises(flags.Error, match="to be a number of at least 0.0, got 'auto'"):
+    parse(pretrain.COMMAND, '--inner_lr=auto')
+
+
+TESTED = {'command': 'pretrain', 'config': {}, 'validation': {'inner': configs.to_json(TEST_LOOP)}}
+
+
+@pytest.mark.parametrize(('arguments', 'expected'), [
+    ([], ('gd', 0.01, 1.0, True)), (['--inner_lr=0.2'], ('gd', 0.2, 1.0, False)),
+    (['--inner_lr=auto'], ('gd', 0.01, 1.0, True)), (['--inner=all'], ('gd', 0.01, 1.0, False)),
+    (['--classifier=ridge'], ('ridge', 0.01, 1.0, True)),
+    (['--classifier=ridge', '--strength=0.5'], ('ridge', 0.01, 0.5, False)),
+    (['--classifier=cosine'], ('cosine', 0.01, 1.0, False))])
+def test_what_validation_tasks_choose_of_a_meta_test(arguments, expected):
+  values = command.parse(meta_test.COMMAND, ['--checkpoint=c', *arguments])
+  config = meta_test.test_config(values, TESTED)
+  tuned = meta_test._is_tuned(values, TESTED, config)
+  assert (config.classifier, config.inner.lr, config.strength, tuned) == expected
+
+
+@pytest.mark.parametrize(('arguments', 'says'), [
+    (['--classifier=ridge', '--inner_lr=0.1'], '--inner_lr does not go with --classifier=ridge'),
+    (['--classifier=cosine', '--strength=1'], 'ridge or logistic, got 1 with cosine'),
+    (['--strength=1'], 'with gd'), (['--classifier=ridge', '--strength=0'], 'got 0 with ridge'),
+    (['--inner_lr=auto', '--inner=all'], 'goes with --inner=head, not with all')])
+def test_settings_of_another_classifier_are_refused(arguments, says):
+  values = command.parse(meta_test.COMMAND, ['--checkpoint=c', *arguments])
+  with pytest.raises(ValueError, match=says):
+    meta_test.test_config(values, TESTED)
 
 
 def test_a_rate_of_its_own_for_resnet12():

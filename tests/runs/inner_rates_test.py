@@ -5,10 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from mtl_jax import data, episodes
-from mtl_jax.configs import TEST_LOOP
+from mtl_jax import data, episodes, execution, learnable
+from mtl_jax.configs import TEST_LOOP, InnerLoop, MetaTestConfig, MetaTrainConfig
 from mtl_jax.phases import encoding, meta_test
-from mtl_jax.runs import finished, inner_rates, records
+from mtl_jax.runs import finished, inner_rates, records, strengths, workdirs
 from mtl_jax.runs.validation import Validation
 from tests import tiny_runs
 
@@ -48,6 +48,48 @@ def test_accuracies_are_those_of_gradient_descent_on_the_same_tasks():
                           np.asarray(task.query, np.float64), rate)
       correct.append(np.mean(predicted == task.query_labels))
     assert accuracy == pytest.approx(np.mean(correct), abs=0.5 / (8 * 21))
+
+
+def test_the_rate_of_a_meta_training_has_the_lowest_loss_and_stays(tmp_path, monkeypatch):
+  run = finished.load(tiny_runs.pretrained(), (16, 16, 3))
+  config = MetaTrainConfig(way=3, inner=InnerLoop(steps=5))
+  monkeypatch.setattr(strengths, 'NUM_TASKS', 8)
+  found = inner_rates.chosen(tmp_path, run, dataset(), config, seed=3)
+  losses = {float(rate): loss for rate, loss in found['losses'].items()}
+  assert losses.keys() <= set(inner_rates.RATES)
+  assert losses[found['inner_lr']] == min(losses.values()) < np.log(3)
+  assert len(set(losses.values())) == len(losses)
+  workdirs.claim(tmp_path, {'chosen_rate': {'inner_lr': 0.5, 'losses': {}}})
+  kept = inner_rates.chosen(tmp_path, run, dataset(), config, seed=3)
+  assert kept['inner_lr'] == 0.5
+
+
+def test_a_meta_training_with_a_chosen_rate_says_so_and_resumes(tmp_path):
+  flags = (f'--pretrained={tiny_runs.pretrained()}', '--inner_lr=auto', '--steps=4',
+           f'--workdir={tmp_path / "run"}')
+  said = tiny_runs.finished('meta_train', *flags).stdout
+  settings = workdirs.read_settings(tmp_path / 'run')
+  rate = settings['chosen_rate']['inner_lr']
+  assert settings['config']['inner']['lr'] == settings['validation']['inner']['lr'] == rate
+  assert workdirs.read_results(tmp_path / 'run')['inner_lr'] == rate
+  assert f'inner rate {rate:g}, of the lowest query loss' in said
+  again = tiny_runs.finished('meta_train', *flags)
+  assert 'is finished: nothing to do' in again.stderr and 'choosing' not in again.stderr
+
+
+def test_strengths_of_another_classifier_and_of_batch_statistics():
+  run = finished.load(tiny_runs.pretrained(), (16, 16, 3))
+  config = MetaTestConfig(num_tasks=6, way=3, query=4, inner=TASKS.inner)
+  paper = meta_test.apply_protocol(config, 'paper')
+  pool = dataset().val._replace(normalization=run.normalization)
+  plain = learnable.nothing_learned(run.backbone, run.backbone_vars, 3, TASKS.inner)
+  keys = meta_test.task_keys(records.stream_key(3, 'validate'), 6)
+  for each, strength in ((dataclasses.replace(config, classifier='ridge'), 0.3), (paper, 0.1)):
+    found = strengths.search(run, dataset(), each, seed=3, strengths=(strength, 1.0)).accuracies
+    score = execution.make(False).scorer(pool, keys, backbone=run.backbone,
+                                         config=strengths.with_strength(each, strength))
+    expected = np.mean(np.asarray(score(plain, run.backbone_vars), np.float64))
+    assert found[strength] == pytest.approx(expected, abs=1e-6) and len(found) == 2
 
 
 def test_tasks_that_the_validation_classes_cannot_give_are_refused():

@@ -1,20 +1,60 @@
 """Validation tasks: refused where classes are too few or small, else scored as a meta-test."""
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import execution
+from mtl_jax import episodes, execution, learnable
 from mtl_jax.configs import InnerLoop, MetaTestConfig
-from mtl_jax.phases import meta_test
+from mtl_jax.phases import feature_tasks, meta_test
 from mtl_jax.runs import validation
 from mtl_jax.types import BaseLearner, MetaParams
-from tests.phases import smooth_network, toy_dataset
+from tests.phases import smooth_network, toy_dataset, toy_pool
 
 INNER = InnerLoop(lr=0.1, steps=5)
 TASKS = validation.Validation(num_tasks=8, way=3, shot=2, inner=INNER)
+
+
+def test_only_the_images_that_the_tasks_name_are_encoded_and_scores_keep_every_bit():
+  backbone, variables = smooth_network()
+  variables, seen = jax.tree.map(jnp.float32, variables), []
+  features = backbone.features
+
+  def counted(variables, images, *, batch_stats_mode):
+    jax.debug.callback(lambda x: seen.append(len(x)), images)
+    return features(variables, images, batch_stats_mode=batch_stats_mode)
+
+  backbone = backbone._replace(features=counted)
+  pool = toy_pool([30] * 8)
+  config = MetaTestConfig(num_tasks=4, way=3, shot=2, query=4, inner=INNER)
+  keys = meta_test.task_keys(jax.random.key(3), 4)
+  plain = learnable.nothing_learned(backbone, variables, 3, INNER)
+  of_all = jax.jit(functools.partial(meta_test.accuracies, backbone=backbone, config=config))
+  expected = np.asarray(of_all(plain, variables, jax.tree.map(jnp.asarray, pool),
+                               jax.random.clone(keys)))
+  assert len(set(expected)) > 1
+  jax.effects_barrier()
+  assert sum(seen) == 240
+  named, drawn = feature_tasks.named(keys, pool, config=config)
+  whole = jax.jit(jax.vmap(lambda key: episodes.draw(key, pool, way=3, shot=2, query=4)))(
+      jax.random.clone(keys))
+  np.testing.assert_array_equal(named[drawn.indices], whole.indices)
+  np.testing.assert_array_equal(named, np.unique(whole.indices))
+  for on_host in (False, True):
+    seen.clear()
+    score = execution.make(on_host).scorer(pool, keys, backbone=backbone, config=config)
+    np.testing.assert_array_equal(score(plain, variables), expected)
+    jax.effects_barrier()
+    assert sum(seen) == len(named) <= 4 * 3 * 6
+
+
+def test_most_images_stay_as_they_lie():
+  config = MetaTestConfig(num_tasks=40, way=3, shot=2, query=4, inner=INNER)
+  keys = meta_test.task_keys(jax.random.key(3), 40)
+  assert feature_tasks.named(keys, toy_dataset().val, config=config).images is None
 
 
 @pytest.mark.parametrize('changes, message', [
