@@ -15,7 +15,7 @@ import numpy as np
 from mtl_jax.untrusted import checked_json
 
 PART = 1 << 24   # bytes
-WHOLE = 1 << 30  # bytes: a quarter of a second on two cores
+WHOLE = 1 << 30  # bytes: of some 1.5 s of one core
 _NOTES = 'checked.json'
 
 
