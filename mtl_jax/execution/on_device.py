@@ -98,7 +98,7 @@ def _encoded(pool, keys, backbone, config, layout):
   named, drawn = feature_tasks.named(keys, pool, config=config)
   if named is not None:
     pool = pool._replace(images=pool.images[named])
-  score = jax.jit(functools.partial(
+  score = checks.jit(functools.partial(
       sharding.per_device(meta_test.accuracies_drawn, layout, pools=(2,)), backbone=backbone,
       config=config))
   pool, drawn = place(pool, layout=layout), placement.replicate(drawn, layout)

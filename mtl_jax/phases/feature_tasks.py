@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import base_learner, episodes, learnable, sharding, support_classifiers
+from mtl_jax import base_learner, checks, episodes, learnable, sharding, support_classifiers
 from mtl_jax.configs import MetaTestConfig
 from mtl_jax.types import Array, Episode, EpisodeIndices, ImagePool, MetaParams
 
@@ -198,7 +198,7 @@ def feature_accuracies(meta_params: MetaParams, features: ImagePool, keys: Array
   return drawn_accuracies(meta_params, features.images, drawn, config=config, layout=layout)
 
 
-@functools.partial(jax.jit, static_argnames=('way', 'shot', 'query'))
+@functools.partial(checks.jit, static_argnames=('way', 'shot', 'query'))
 def _draw(keys, places, *, way, shot, query):
   return jax.vmap(lambda key: episodes.draw(key, places, way=way, shot=shot, query=query))(keys)
 
