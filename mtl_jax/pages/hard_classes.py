@@ -75,7 +75,8 @@ def _table(test: Test, accuracies: np.ndarray, num_classes: int) -> Html:
 @functools.cache
 def _drawn(seed: int, num_tasks: int, num_classes: int, way: int) -> np.ndarray:
   """The classes [tasks, N] of the tasks of a meta-test, as `episodes.draw` draws them."""
-  keys = meta_test.task_keys(records.stream_key(seed, 'test'), num_tasks)
-  draw = jax.jit(jax.vmap(lambda key: episodes.draw_classes(
-      jax.random.split(key)[0], num_classes, way)))
-  return np.asarray(draw(keys))
+  def draw(root_key):  # compiled as one, as each small program takes a moment
+    return jax.vmap(lambda key: episodes.draw_classes(jax.random.split(key)[0], num_classes, way))(
+        meta_test.task_keys(root_key, num_tasks))
+
+  return np.asarray(jax.jit(draw)(records.stream_key(seed, 'test')))
