@@ -74,6 +74,9 @@ SYSTEMS = {
     'tadam': System('TADAM without co-training, over a pre-training', 'pretrained',
                     (_FT, '--inner=tadam'), _of_table(3, 'ResNet-12')),
 }
+# Outer steps of rows from random weights by budget: over features, and with the network in the
+# inner loop.
+STEPS_FROM_RANDOM = {'smoke': (1500, 600), 'cpu': (6000, 1500), 'full': (30_000, 10_000)}
 ADAPTS_NETWORK = ('maml', 'maml_per_step', 'meta_sgd', 'boil', 'maml_deep')
 
 # In the paper's tables, and of no system that can be run here: (method, figures).

@@ -3,8 +3,8 @@
 Under the work directory: `pretrained` and `random`, the two starts; `SYSTEM_Kshot_seedS`, a
 meta-training with its `meta_test`. All rows are scored on the same tasks, inductively save for
 batch norm where a row starts from random weights, and compared with update θ task by task. The
-inner rate of update θ and of meta-transfer learning is the one at which update θ is best on
-validation tasks.
+inner rate of meta-transfer learning in training is the one at which update θ is best on validation
+tasks; rows that adapt θ alone are tested at a rate of their own.
 """
 import dataclasses
 import os
@@ -25,7 +25,7 @@ from .. import meta_train, pretrain
 from ..flags import declared, method, network, task
 from . import systems_table
 from .budgets import Budget
-from .system_rows import ADAPTS_NETWORK, SYSTEMS
+from .system_rows import ADAPTS_NETWORK, STEPS_FROM_RANDOM, SYSTEMS
 
 WAY, QUERY = 5, 15
 _VALIDATION_TASKS = 300  # that choose the inner rate
@@ -85,6 +85,7 @@ def _settings(request: Request, dataset: Dataset) -> dict[str, Any]:
   return {'command': 'reproduce', 'table': 'systems', 'budget': request.budget_name,
           'dataset': dataset.name, 'image_shape': list(dataset.train.images.shape[1:]),
           'shots': list(request.shots), 'seeds': list(request.seeds), **budget,
+          'steps_from_random': STEPS_FROM_RANDOM.get(request.budget_name),
           'table_rows': {name: ' '.join(SYSTEMS[name].flags) for name in request.rows}}
 
 
@@ -100,8 +101,8 @@ def _run_all(request: Request, dataset: Dataset, workdir: str, machine: runs.Mac
       for name in request.rows:
         logging.info('%s, %d-shot, seed %d', name, shot, seed)
         folder = os.path.join(workdir, f'{name}_{shot}shot_seed{seed}')
-        facts = _cell(name, shot, seed, request.budget, dataset, folders[SYSTEMS[name].start],
-                      rate, folder, machine)
+        facts = _cell(name, shot, seed, request, dataset, folders[SYSTEMS[name].start], rate,
+                      folder, machine)
         accuracies = np.load(os.path.join(folder, 'meta_test', 'accuracies.npy'))
         yield name, shot, seed, accuracies, facts
 
@@ -127,14 +128,23 @@ def _best_rate(pretrained: str, dataset: Dataset, shot: int, seed: int) -> float
   return inner_rates.best(inner_rates.accuracies(run, dataset, tasks, seed=seed))
 
 
-def _cell(name: str, shot: int, seed: int, budget: Budget, dataset: Dataset, pretrained: str,
+def _flags(name: str, shot: int, request: Request, rate: float) -> tuple[str, ...]:
+  """The flags of `launch.meta_train` of one row; of a flag given twice the last counts."""
+  budget, system, adapts_network = request.budget, SYSTEMS[name], name in ADAPTS_NETWORK
+  flags = [*(budget.one_shot if shot == 1 else budget.more_shots), f'--way={WAY}',
+           f'--shot={shot}', f'--inner_lr={rate}', '--nohard_tasks']
+  flags += budget.network_loop if adapts_network else ()
+  if system.start == 'random' and request.budget_name in STEPS_FROM_RANDOM:
+    steps = STEPS_FROM_RANDOM[request.budget_name][adapts_network]
+    flags += [f'--steps={steps}', f'--validate_every={steps // 3}', '--outer_lr=1e-3']
+  return (*flags, *system.flags)
+
+
+def _cell(name: str, shot: int, seed: int, request: Request, dataset: Dataset, pretrained: str,
           rate: float, folder: str, machine: runs.Machine) -> dict[str, Any]:
   """Meta-trains and tests one system; returns what the table says of it."""
-  system = SYSTEMS[name]
-  usual = budget.one_shot if shot == 1 else budget.more_shots
-  values = _parse(meta_train.FLAGS, (
-      *usual, f'--way={WAY}', f'--shot={shot}', f'--inner_lr={rate}', '--nohard_tasks',
-      *(budget.network_loop if name in ADAPTS_NETWORK else ()), *system.flags))
+  system, budget = SYSTEMS[name], request.budget
+  values = _parse(meta_train.FLAGS, _flags(name, shot, request, rate))
   config = method.meta_train_config(values, dataset)
   validation = task.validation(values, config.inner)
   facts: dict[str, Any] = {'seconds': 0.0, 'inner_lr': config.inner.lr, 'start': system.start}
@@ -148,7 +158,9 @@ def _cell(name: str, shot: int, seed: int, budget: Budget, dataset: Dataset, pre
   test = MetaTestConfig(num_tasks=tasks, way=WAY, shot=shot, query=QUERY, inner=validation.inner)
   results = runs.meta_test_run(
       dataset, checkpoint=checkpoint, config=test, split='test', protocol='inductive', seed=seed,
-      workdir=os.path.join(folder, 'meta_test'), baseline=False, machine=machine)
+      workdir=os.path.join(folder, 'meta_test'), baseline=False, machine=machine,
+      tuned=config.inner.adapts == 'head' and config.learn.inner_lr == 'fixed')
+  facts |= {'inner_lr': results['inner_lr']} if 'inner_lr' in results else {}
   return facts | {'test_seconds': results['seconds'], 'num_tasks': tasks}
 
 

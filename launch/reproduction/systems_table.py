@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import tables, workdirs
+from mtl_jax.runs import paired, tables, workdirs
 
 from .system_rows import PUBLISHED_ONLY, SYSTEMS
 
@@ -23,8 +23,8 @@ def summarize(done: Iterable[tuple[str, int, int, np.ndarray, Mapping[str, Any]]
 
   Returns:
     One dict for each system and shot: `accuracy`, `ci95`, `by_seed`, `facts` of each seed and,
-    where update θ was run, `gain` over it: {difference, ci95, by_seed, num_tasks}. A row of fewer
-    tasks has the first ones of the others.
+    where update θ was run, `gain` over it (`paired.compare`). A row of fewer tasks has the first
+    ones of the others.
   """
   kept: dict[tuple[str, int], dict[int, tuple]] = {}
   for name, shot, seed, accuracies, facts in done:
@@ -36,17 +36,10 @@ def summarize(done: Iterable[tuple[str, int, int, np.ndarray, Mapping[str, Any]]
             'by_seed': [float(np.mean(pair[0])) for pair in seeds.values()],
             'facts': [dict(pair[1]) for pair in seeds.values()]}
     if name != _BASELINE and (theirs := kept.get((_BASELINE, shot))) is not None:
-      cell['gain'] = _paired(seeds, theirs)
+      cell['gain'] = paired.compare([pair[0] for pair in seeds.values()],
+                                    [theirs[seed][0] for seed in seeds])
     cells.append(cell)
   return cells
-
-
-def _paired(ours: Mapping[int, tuple], theirs: Mapping[int, tuple]) -> dict[str, Any]:
-  differences = [np.asarray(ours[seed][0], np.float64) - theirs[seed][0][:len(ours[seed][0])]
-                 for seed in ours]
-  difference, ci95 = meta_test.summarize(np.concatenate(differences))
-  return {'difference': difference, 'ci95': ci95, 'num_tasks': len(differences[0]),
-          'by_seed': [float(values.mean()) for values in differences]}
 
 
 def write(workdir: str, results: Mapping[str, Any]) -> None:
@@ -93,18 +86,10 @@ def _line(cell: Mapping[str, Any], column: tuple[str, int]) -> list[str]:
   facts, system = cell['facts'], SYSTEMS[cell['system']]
   start = 'the pre-training' if system.start == 'pretrained' else 'random weights'
   return [system.method, start, system.published.get(column, _NONE),
-          f'{100 * cell["accuracy"]:.2f} ± {100 * cell["ci95"]:.2f}', _gain(cell),
+          f'{100 * cell["accuracy"]:.2f} ± {100 * cell["ci95"]:.2f}',
+          paired.text(cell['gain']) if 'gain' in cell else _NONE,
           ', '.join(sorted({f'{of_seed["inner_lr"]:g}' for of_seed in facts})),
           f'{np.mean([of_seed["seconds"] for of_seed in facts]):.0f}']
-
-
-def _gain(cell: Mapping[str, Any]) -> str:
-  if 'gain' not in cell:
-    return _NONE
-  gain = cell['gain']
-  by_seed = ', '.join(f'{100 * value:+.2f}' for value in gain['by_seed'])
-  return (f'{100 * gain["difference"]:+.2f} ± {100 * gain["ci95"]:.2f}'
-          + (f' ({by_seed})' if len(gain['by_seed']) > 1 else ''))
 
 
 def _caption(results: Mapping[str, Any]) -> str:
@@ -112,5 +97,5 @@ def _caption(results: Mapping[str, Any]) -> str:
   return ('Accuracy in % on test classes with its 95% interval over tasks '
           f'({" or ".join(map(str, tasks))} for each seed); gains are over the same tasks, each '
           'seed in brackets. Rows from random weights normalise support and query by their own '
-          'statistics. The rate of update θ and MTL is the one at which update θ is best on '
-          f'validation tasks. {results["device"]}, {results["seconds"] / 3600:.1f} h.')
+          'statistics. Rows that adapt θ alone are tested at the inner rate that is best for each '
+          f'on validation tasks. {results["device"]}, {results["seconds"] / 3600:.1f} h.')
