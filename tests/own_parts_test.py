@@ -84,6 +84,7 @@ def score(checkpoint, workdir, *, config=TEST, **options):
                             protocol='inductive', seed=0, workdir=workdir, **options)
 
 
+@pytest.mark.slow
 def test_images_on_the_host_or_on_the_device(pretrained, tmp_path):
   accuracies = {}
   for where, folder in pretrained.items():

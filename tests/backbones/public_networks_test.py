@@ -17,7 +17,9 @@ def network(name, size=32, **options):
   return backbone, variables, jax.random.normal(jax.random.key(1), (3, size, size, 3))
 
 
-@pytest.mark.parametrize('name', ['efficientnet_lite0', 'resnet18', SLOW, 'vit_small_16'])
+@pytest.mark.parametrize('name', [
+    'efficientnet_lite0', SLOW,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ('resnet18', 'vit_small_16'))])
 def test_the_parts_and_the_twin_are_the_network(name):
   backbone, variables, images = network(name)
   whole = jax.jit(lambda v, x: backbone.features(v, x, batch_stats_mode='running'))
@@ -46,6 +48,7 @@ def test_batch_statistics_move_the_running_ones(name):
   np.testing.assert_allclose(by_batch(variables, images), features, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near():
   backbone, variables, images = network('vit_small_16')
   half = network('vit_small_16', compute_dtype='bfloat16')[0]

@@ -153,7 +153,9 @@ def test_own_functions_never_see_a_temperature():
 
 @pytest.mark.parametrize('learned', [False, True])
 @pytest.mark.parametrize('options', [
-    {'norm': 'l2', 'temperature': 3.0}, {'mirror': True}, {'norm': 'l2', 'mirror': True}])
+    {'norm': 'l2', 'mirror': True},
+    *(pytest.param(options, marks=pytest.mark.slow)
+      for options in ({'norm': 'l2', 'temperature': 3.0}, {'mirror': True}))])
 def test_the_cut_and_the_twin_are_wrapped_too(options, learned):
   backbone, variables, images = tiny_conv4()
   wrapped = backbones.read_out(backbone, **options)

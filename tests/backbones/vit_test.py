@@ -142,6 +142,7 @@ def trained(form):
   return cycle(state, jax.random.key(1), frozen(), data.load('glyphs').train)
 
 
+@pytest.mark.slow
 def test_outer_steps_change_scale_and_shift_of_every_dense_layer():
   state, metrics = trained('linen')
   assert int(state.step) == 3 and np.isfinite([float(x) for x in metrics.values()]).all()

@@ -84,7 +84,8 @@ def test_the_gradient_to_the_kernel_has_gradients_itself(height, width):
 
 
 @pytest.mark.parametrize('images, part, parts', [
-    (60, 64, 15), (61, 64, 16), (7, 1, 7), (7, 1000, 1)])
+    pytest.param(60, 64, 15, marks=pytest.mark.slow), (61, 64, 16), (7, 1, 7),
+    pytest.param(7, 1000, 1, marks=pytest.mark.slow)])
 def test_more_tiles_than_a_part_takes(monkeypatch, images, part, parts):
   """61 images fill equal parts only with black ones; a part of one image may exceed the limit."""
   monkeypatch.setattr(winograd, '_PART', part)

@@ -54,6 +54,7 @@ def test_a_suite_writes_its_files(measured, name, tmp_path):
   assert text in (tmp_path / results.JOINED).read_text() and joined.endswith(results.JOINED)
 
 
+@pytest.mark.slow
 def test_batchings_beside_the_chosen_one(measured):
   [row] = measured('inner_loop')[0]['batching']
   sides = row['sides']

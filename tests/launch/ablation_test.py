@@ -98,7 +98,7 @@ def test_there_is_a_preset_for_each_row_with_and_without_hard_tasks():
 
 @pytest.mark.parametrize('name, hard', [
     pytest.param(name, hard, id=f'{name}-{"HT" if hard else "no HT"}', marks=(
-        pytest.mark.slow if hard and name != 'ss_all' else ()))
+        pytest.mark.slow if (hard and name != 'ss_all') or 'last_block' in name else ()))
     for name in ROWS for hard in (False, True)])
 def test_all_three_phases(name, hard, pretrained, tmp_path):
   row, dataset = ROWS[name], toy_dataset()

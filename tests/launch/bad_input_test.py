@@ -69,7 +69,7 @@ def images(tmp_path):
 
 @pytest.mark.parametrize(('name', 'flags', 'says'), [
     ('pretrain', ['--stepz=3'], ['pretrain has no --stepz', 'did you mean --steps?', '--help']),
-    ('pretrain', ['--steps=0'], ['--steps', 'from 1 to']),
+    ('pretrain', ['--steps=-1'], ['--steps', 'from 0 to']),
     ('pretrain', ['--steps=many'], ['steps', "'many'"]),
     ('pretrain', ['folder'], ["expected flags only, got 'folder'"]),
     ('pretrain', ['--dataset=imagenet'], ["unknown data set 'imagenet'", 'fc100', 'glyphs']),
@@ -289,6 +289,7 @@ SMALL_FILES_ONLY = ('import os, resource, sys; '
                     'os.execv(sys.argv[1], sys.argv[1:])')
 
 
+@pytest.mark.slow
 def test_disk_full_while_saving(tmp_path):
   """The run says so, its last good checkpoint stays, and it goes on when there is room again."""
   workdir = tmp_path / 'run'

@@ -187,6 +187,7 @@ def test_a_home_folder_is_found_in_a_path(tmp_path, monkeypatch):
   assert _results(tmp_path / 'tested')['command'] == 'meta_test'
 
 
+@pytest.mark.slow
 def test_quickstart_end_to_end(tmp_path):
   """Two steps of pre-training, one cycle of meta-training, on the real built-in data set."""
   result = tiny_runs.start(

@@ -128,8 +128,8 @@ def test_choices_and_files_of_flags(tmp_path):
     (['--workdir'], 'expected a value for --workdir, got none'),
     (['--workdir=x', '--noflip=1'], 'expected --noflip without a value'),
     (['--workdir=x', '--flip=maybe'], "expected --flip to be true or false, got 'maybe'"),
-    (['--workdir=x', '--steps=0'],
-     "expected --steps to be a whole number from 1 to 1,000,000,000, got '0'"),
+    (['--workdir=x', '--steps=-1'],
+     "expected --steps to be a whole number from 0 to 1,000,000,000, got '-1'"),
     (['--workdir=x', '--lr=nan'], "expected --lr to be a number of at least 0.0, got 'nan'"),
 ])
 def test_our_own_words(arguments, says):

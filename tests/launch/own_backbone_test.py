@@ -24,6 +24,7 @@ def pretrained(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_all_phases_and_features(pretrained, tmp_path):
   trained = tmp_path / 'trained'
   tiny_runs.finished('meta_train', OWN, f'--pretrained={pretrained}', f'--workdir={trained}')

@@ -110,6 +110,7 @@ def dataset(size):
       Normalization.of([0.5] * 3, [0.3] * 3))
 
 
+@pytest.mark.slow
 def test_a_whole_table_from_a_run_and_from_scratch_resumes(tmp_path):
   budget = transfer_rows.Budget(
       (str(tiny_runs.pretrained()), 'scratch'), ('glyphs',),

@@ -118,14 +118,14 @@ def test_features():
   assert relative_error(found, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize('shot', [1, 5])
+@pytest.mark.parametrize('shot', [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_adapted_logits_and_query_loss(shot):
   (loss, logits), _ = step(shot)
   assert relative_error(logits[0], query_logits(dictionaries(), task(shot))) < TOLERANCE
   assert relative_error(loss, query_loss(dictionaries(), task(shot))) < TOLERANCE
 
 
-@pytest.mark.parametrize('shot', [1, 5])
+@pytest.mark.parametrize('shot', [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_outer_gradients(shot):
   _, gradient = step(shot)
   found = {('fc_weights', 'w5'): gradient.base_learner.kernel,
