@@ -19,12 +19,14 @@ theta = base_learner.init(support.shape[1], way=5)
 
 
 def loss(theta, inner_lr, num_steps=20, **options):
+  """The query loss of the task after adaptation from θ at these inner rates."""
   adapted = base_learner.adapt(theta, support, task.support_labels, query, inner_lr=inner_lr,
                                num_steps=num_steps, **options)
   return base_learner.cross_entropy(adapted.query_logits, task.query_labels)
 
 
 def descend(tree, gradient, rate):
+  """One step of gradient descent."""
   return jax.tree.map(lambda p, g: p - rate * g, tree, gradient)
 
 

@@ -18,9 +18,13 @@ from mtl_jax.phases import meta_train
 def prototypes(theta, support, classes, query):
   """Returns query logits [way * query, way] of one episode: squared distances to means, negated.
 
-  `classes` [way * shot, way] are the labels of the support as rows of zeros and a one.
+  Args:
+    theta: {}, as nothing is learned but the network.
+    support: features [way * shot, d].
+    classes: [way * shot, way], the labels of the support as rows of zeros and a one.
+    query: features [way * query, d].
   """
-  del theta  # nothing is learned but the network
+  del theta
   centres = classes.T @ support / classes.sum(axis=0)[:, None]
   return -jnp.sum((query[:, None] - centres[None]) ** 2, axis=-1)
 

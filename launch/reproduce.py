@@ -79,6 +79,9 @@ FLAGS: Groups = {
 # Flags of the transfer table -> the fields of its budget.
 _TRANSFER = {'sources': 'sources', 'targets': 'targets', 'rows': 'rows', 'shots': 'shots',
              'base_parts': 'parts'}
+# Flags that only some tables read -> these.
+_READ_BY = {'targets': ('transfer',), 'sources': ('transfer',), 'rows': ('transfer', 'systems'),
+            'base_parts': ('transfer',)}
 # Those that a command line has to say for the figures to be found again.
 _SAID = ('width', 'pretrain_steps', 'meta_steps', 'num_tasks', 'image_size', 'center_crop', 'split',
          'split_seed', 'name', 'image_column', 'label_column')
@@ -187,10 +190,10 @@ def request_of(values: FlagValues) -> rows.Request:
     ValueError: flags that do not go together; before data is read.
     FileNotFoundError: --pretrained is no finished run.
   """
-  systems_too = ('rows',) if values.table == 'systems' else ()
-  for name in ('targets', 'sources', 'rows', 'base_parts'):
-    if values[name].value is not None and name not in systems_too:
-      raise ValueError(f'--{name} goes with --table=transfer, not with {values.table}')
+  for name, read_by in _READ_BY.items():
+    if values[name].value is not None and values.table not in read_by:
+      raise ValueError(f'--{name} goes with --table={" or ".join(read_by)}, not with '
+                       f'{values.table}')
   table, budget = values.table, _budget(values)
   published = table if table in paper.SHOTS else 'fc100'
   dataset = values.dataset or budget.dataset or published

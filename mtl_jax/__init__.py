@@ -13,6 +13,7 @@ from mtl_jax import (
   hard_tasks,
   inner_loop,
   learnable,
+  network_loop,
   outer_loop,
   runs,
   scale_shift,
@@ -29,5 +30,5 @@ __version__ = '0.2.0'
 
 __all__ = ['__version__', 'augment', 'backbones', 'base_learner', 'configs', 'data',
            'enable_compile_cache', 'episodes', 'hard_tasks', 'inner_loop', 'learnable', 'load',
-           'load_classifier', 'load_export', 'meta_test', 'meta_train', 'outer_loop', 'pretrain',
-           'runs', 'scale_shift', 'sharding', 'systems', 'types']
+           'load_classifier', 'load_export', 'meta_test', 'meta_train', 'network_loop',
+           'outer_loop', 'pretrain', 'runs', 'scale_shift', 'sharding', 'systems', 'types']

@@ -47,7 +47,7 @@ def logits(base_learner: BaseLearner, features: Array) -> jax.Array:
   if base_learner.bias.shape != base_learner.kernel.shape[1:]:
     raise ValueError(f'expected a bias of shape {base_learner.kernel.shape[1:]}, as the kernel '
                      f'has, got {base_learner.bias.shape}')
-  return _product(features, base_learner.kernel) + base_learner.bias[None]
+  return product(features, base_learner.kernel) + base_learner.bias[None]
 
 
 def cross_entropy(scores: Array, labels: Array) -> jax.Array:
@@ -132,13 +132,13 @@ def adapt(base_learner: BaseLearner, support_features: Array, support_labels: Ar
   way, dtype = base_learner.bias.shape[0], support_features.dtype
   targets = one_hot(support_labels, way, dtype)
   start = logits(base_learner, support_features)
-  gram = _product(support_features, support_features.T) + 1
+  gram = product(support_features, support_features.T) + 1
 
   def slope(dual, scores):  # R - λ A: zero at the minimum
     return (jax.nn.softmax(scores) - targets) / targets.shape[0] - regularization * dual
 
   def step(dual, rate):
-    scores = start - _product(gram, dual)
+    scores = start - product(gram, dual)
     return dual + rate * slope(dual, scores), cross_entropy(scores, support_labels)
 
   dual, losses = jax.lax.scan(step, jnp.zeros_like(start), rates)
@@ -147,10 +147,10 @@ def adapt(base_learner: BaseLearner, support_features: Array, support_labels: Ar
     dual, span = jax.lax.stop_gradient((dual, span))
   if gradient_order == 'implicit':
     solution = jax.lax.stop_gradient(dual)
-    dual = _implicit(lambda a: slope(a, start - _product(gram, a)), solution)
+    dual = _implicit(lambda a: slope(a, start - product(gram, a)), solution)
   # Queries meet the adapted classifier, at m d N multiply-adds; their products with the support,
   # H = E_q E_sᵀ + 1, would take m d n.
-  adapted = BaseLearner(base_learner.kernel - _product(span.T, dual),
+  adapted = BaseLearner(base_learner.kernel - product(span.T, dual),
                         base_learner.bias - jnp.sum(dual, axis=0))
   return AdaptResult(adapted, logits(adapted, query_features), losses)
 
@@ -239,9 +239,18 @@ def _implicit(slope, solution):
   return jax.lax.custom_root(slope, solution, lambda _, start: start, solve_linear)
 
 
-def _product(a, b):
-  # Accelerators round float32 factors unless told not to, and a hundred steps would add that up;
-  # these products are small.
+def product(a: Array, b: Array) -> jax.Array:
+  """Multiplies small matrices in full precision.
+
+  Accelerators round float32 factors unless told not to, and a hundred steps would add that up.
+
+  Args:
+    a: [n, k].
+    b: [k, m].
+
+  Returns:
+    [n, m].
+  """
   return jnp.matmul(a, b, precision='highest')
 
 

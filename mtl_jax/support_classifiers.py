@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import base_learner
+from mtl_jax.base_learner import product
 from mtl_jax.types import Array
 
 GRADIENT_DESCENT = 'gd'  # the inner loop itself, which is no entry of CLASSIFIERS
@@ -50,9 +51,9 @@ def nearest_mean(support: Array, labels: Array, query: Array, *, way: int,
   References: Snell et al., NeurIPS 2017; Wang et al., arXiv 1911.04623.
   """
   del strength
-  means = _means(support, labels, way)
+  means = class_means(support, base_learner.one_hot(labels, way, support.dtype))
   lengths = jnp.sum(query**2, axis=1, keepdims=True) + jnp.sum(means**2, axis=1)[None]
-  return 2 * _product(query, means.T) - lengths
+  return 2 * product(query, means.T) - lengths
 
 
 def cosine(support: Array, labels: Array, query: Array, *, way: int,
@@ -68,8 +69,8 @@ def cosine(support: Array, labels: Array, query: Array, *, way: int,
   References: Chen et al., ICCV 2021 (Meta-Baseline).
   """
   del strength
-  means = _means(support, labels, way)
-  return _SCALE * _product(_unit_length(query), _unit_length(means).T)
+  means = class_means(support, base_learner.one_hot(labels, way, support.dtype))
+  return _SCALE * product(unit_length(query), unit_length(means).T)
 
 
 def ridge(support: Array, labels: Array, query: Array, *, way: int,
@@ -92,9 +93,9 @@ def ridge(support: Array, labels: Array, query: Array, *, way: int,
   """
   x, queries = _standardized(support, query)
   targets = base_learner.one_hot(labels, way, x.dtype) - 1 / way
-  system = _product(x, x.T) + strength * jnp.eye(len(x), dtype=x.dtype)
+  system = product(x, x.T) + strength * jnp.eye(len(x), dtype=x.dtype)
   dual = jax.scipy.linalg.solve(system, targets, assume_a='pos')
-  return _product(_product(queries, x.T), dual)
+  return product(product(queries, x.T), dual)
 
 
 def logistic(support: Array, labels: Array, query: Array, *, way: int,
@@ -117,22 +118,22 @@ def logistic(support: Array, labels: Array, query: Array, *, way: int,
   """
   x, queries = _standardized(support, query)
   n = len(x)
-  targets, gram = base_learner.one_hot(labels, way, x.dtype), _product(x, x.T)
+  targets, gram = base_learner.one_hot(labels, way, x.dtype), product(x, x.T)
   bound = jnp.linalg.inv(gram / (2 * n) + strength * jnp.eye(n, dtype=x.dtype))
 
   def step(carry, _):
     dual, ahead, t = carry
-    slope = (jax.nn.softmax(_product(gram, ahead)) - targets) / n + strength * ahead
-    following = ahead - _product(bound, slope)
+    slope = (jax.nn.softmax(product(gram, ahead)) - targets) / n + strength * ahead
+    following = ahead - product(bound, slope)
     # Momentum starts anew where it leads upwards.
-    uphill = jnp.sum(slope * _product(gram, following - dual)) > 0
+    uphill = jnp.sum(slope * product(gram, following - dual)) > 0
     t_following = jnp.where(uphill, 1.0, (1 + jnp.sqrt(1 + 4 * t * t)) / 2)
     momentum = jnp.where(uphill, 0.0, (t - 1) / t_following)
     return (following, following + momentum * (following - dual), t_following), None
 
   zero = jnp.zeros_like(targets)
   (dual, _, _), _ = jax.lax.scan(step, (zero, zero, jnp.ones((), x.dtype)), length=_STEPS)
-  return _product(_product(queries, x.T), dual)
+  return product(product(queries, x.T), dual)
 
 
 # The classifiers known by name, beside gradient descent; `register` adds to them.
@@ -177,9 +178,17 @@ def find(name: str) -> Classifier:
   return CLASSIFIERS[name]
 
 
-def _means(support, labels, way):
-  members = base_learner.one_hot(labels, way, support.dtype)
-  return _product(members.T, support) / jnp.sum(members, axis=0)[:, None]
+def class_means(support: Array, members: Array) -> jax.Array:
+  """Averages the support of each class: c_k = Σ_i y_ik x_i / Σ_i y_ik.
+
+  Args:
+    support: [n, d].
+    members: [n, N], the labels as rows of zeros and a one.
+
+  Returns:
+    [N, d].
+  """
+  return product(members.T, support) / jnp.sum(members, axis=0)[:, None]
 
 
 def _standardized(support, query):
@@ -189,11 +198,11 @@ def _standardized(support, query):
   return (support - mean) * scale, (query - mean) * scale
 
 
-def _unit_length(features):
+def unit_length(features: Array) -> jax.Array:
+  """Scales features to length 1; those of length zero stay zero, with a finite gradient.
+
+  Args:
+    features: [n, d].
+  """
   squares = jnp.sum(features**2, axis=1, keepdims=True)
-  return features * jax.lax.rsqrt(jnp.maximum(squares, _LEAST))
-
-
-def _product(a, b):
-  # Accelerators round float32 factors unless told not to.
-  return jnp.matmul(a, b, precision='highest')
+  return jnp.multiply(features, jax.lax.rsqrt(jnp.maximum(squares, _LEAST)))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import base_learner, inner_loop
+from mtl_jax import base_learner, inner_loop, network_loop
 from mtl_jax.configs import InnerLoop
 from mtl_jax.types import BackboneVars, BaseLearner
 from tests.phases import finite_differences, numpy_cross_entropy, smooth_features, smooth_network
@@ -58,7 +58,7 @@ def numpy_adapt(variables, theta, task, rates, inner):
 
 
 def adapt(theta, variables, task, rates, *, backbone, inner=INNER):
-  return inner_loop.adapt_network(theta, variables, *task[:3], rates, backbone=backbone,
+  return network_loop.adapt_network(theta, variables, *task[:3], rates, backbone=backbone,
                                   inner=inner)
 
 
@@ -172,7 +172,7 @@ def test_a_function_stands_for_itself():
 
 def test_registering(monkeypatch):
   monkeypatch.setattr(inner_loop, 'LOOPS', dict(inner_loop.LOOPS))
-  inner_loop.register('own', inner_loop.adapt_networks, adapts_network=True)
+  inner_loop.register('own', network_loop.adapt_networks, adapts_network=True)
   assert inner_loop.find('own') == inner_loop.find('all')
   with pytest.raises(ValueError, match='than head, last_block, all, film, (.*, )?own, got .own.'):
     inner_loop.register('own', inner_loop.adapt_heads)

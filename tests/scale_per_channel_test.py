@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, inner_loop, learnable, parts, scale_shift
+from mtl_jax import backbones, learnable, network_loop, parts, scale_shift
 from mtl_jax.configs import InnerLoop, Learn
 from mtl_jax.types import BaseLearner, Episode
 
@@ -158,7 +158,7 @@ def test_film_of_several_tasks_is_that_of_each_by_hand(small, channel):
     variables = variables._replace(params=scale_shift.modulate(variables.params, phi))
   inner, theta = InnerLoop('film', lr=0.1, steps=3), BaseLearner(jnp.ones((6, 3)), jnp.zeros(3))
   batch = tasks()
-  adapt = jax.jit(functools.partial(inner_loop.adapt_film, backbone=backbone, inner=inner))
+  adapt = jax.jit(functools.partial(network_loop.adapt_film, backbone=backbone, inner=inner))
   found = adapt(theta, variables, inner.lr, batch)
   start = parts.film_part(variables.params, backbone)
   names = {'/'.join(str(key.key) for key in path)

@@ -8,7 +8,7 @@ import pytest
 from sklearn import svm as sklearn_svm
 from sklearn.linear_model import Ridge
 
-from mtl_jax import inner_loop, outer_loop
+from mtl_jax import inner_loop, network_loop, outer_loop
 from mtl_jax.configs import InnerLoop, Learn, MetaTrainConfig
 from mtl_jax.phases import meta_train
 from mtl_jax.systems import metric, relation, ridge, set_transformer, svm, tadam
@@ -195,7 +195,7 @@ def test_meta_sgd_starts_as_maml_and_has_a_gradient_for_every_rate():
   learner = inner_loop.find('meta_sgd')
   theta = learner.init(backbone, variables, WAY)
   inner = InnerLoop(adapts='meta_sgd', steps=2)
-  maml = inner_loop.adapt_networks(theta['start'], variables, 0.3, tasks, backbone=backbone,
+  maml = network_loop.adapt_networks(theta['start'], variables, 0.3, tasks, backbone=backbone,
                                    inner=dataclasses.replace(inner, adapts='all'))
   ours = learner.adapt(theta, variables, 0.3, tasks, backbone=backbone, inner=inner)
   np.testing.assert_allclose(ours, maml, rtol=1e-12)

@@ -22,7 +22,11 @@ class Network(NamedTuple):
 
 
 def read_arrays(path: str) -> dict[str, np.ndarray]:
-  """Reads the arrays of an npz file: name -> array."""
+  """Reads the arrays of an npz file: name -> array.
+
+  Args:
+    path: of the file.
+  """
   with np.load(path) as file:
     return dict(file)
 

@@ -10,8 +10,7 @@ from mtl_jax.runs import hosts, workdirs
 
 from . import chosen_data
 
-# What the data or the machine decide, and what a run may be given more of.
-_OPEN = ('steps', 'crop_padding', 'flip')
+_BY_DATA = ('crop_padding', 'flip')  # unless a flag does
 
 
 def check(values: FlagValues, config: configs.Config, run: Mapping[str, Any] | None = None, *,
@@ -31,9 +30,9 @@ def check(values: FlagValues, config: configs.Config, run: Mapping[str, Any] | N
   if values.workdir is None:
     return
   known['config'] = {name: value for name, value in configs.to_json(config).items()
-                     if name not in _OPEN or (name in values and values[name].present)}
-  known['config'].pop('steps', None)
-  known['config'].get('inner', {}).pop('batching', None)
+                     if name not in _BY_DATA or (name in values and values[name].present)}
+  known['config'].pop('steps', None)  # which a run may be given more of
+  known['config'].get('inner', {}).pop('batching', None)  # by the machine
   if chosen:
     known['config'].pop('strength', None)
     for holder in (known['config'], known.get('validation', {})):

@@ -4,7 +4,6 @@ Under the work directory: `pretrain`; `ROW_Kshot_seedS`, a meta-training, for ea
 in it, or alone where nothing is meta-learned, `meta_test/inductive` and `meta_test/paper`.
 """
 import os
-import time
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -18,7 +17,7 @@ from mtl_jax.types import Dataset
 
 from .. import meta_train, pretrain
 from ..flags import declared, method, network, presets, task
-from . import curves, paper, presentation, summary
+from . import curves, paper, presentation, summary, table_runs
 from .budgets import Budget
 
 WAY = 5
@@ -117,18 +116,11 @@ def reproduce(request: Request, dataset: Dataset, *, workdir: str, command: str,
   for split, query in _QUERY.items():  # the last row fails at once, not after hours
     for shot in request.shots:
       episodes.check_episode(getattr(dataset, split), way=WAY, shot=shot, query=query, split=split)
-  workdirs.claim(workdir, _settings(request, dataset))
-  if (results := workdirs.read_results(workdir)) is not None:
-    logging.info('the run in %s is finished: nothing to do', workdir)
-    return results
-  began, began_cpu = time.monotonic(), time.process_time()
-  with workdirs.in_use(workdir):
-    results = _run_all(request, dataset, workdir, command, machine)
-    results |= {'seconds': time.monotonic() - began, 'cpu_seconds': time.process_time() - began_cpu,
-                **workdirs.describe_machine()}
-    workdirs.write_file(workdir, 'table.md', presentation.markdown(results).encode())
-    workdirs.write_results(workdir, results)
-  return results
+  return table_runs.run(
+      workdir, _settings(request, dataset),
+      lambda: _run_all(request, dataset, workdir, command, machine),
+      lambda workdir, results: workdirs.write_file(
+          workdir, 'table.md', presentation.markdown(results).encode()))
 
 
 def _run_all(request: Request, dataset: Dataset, workdir: str, command: str,

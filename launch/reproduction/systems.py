@@ -8,7 +8,6 @@ tasks; rows that adapt θ alone are tested at a rate of their own.
 """
 import dataclasses
 import os
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,13 +16,13 @@ from absl import logging
 
 from mtl_jax import episodes, runs
 from mtl_jax.configs import TEST_LOOP, MetaTestConfig
-from mtl_jax.runs import finished, inner_rates, records, workdirs
+from mtl_jax.runs import finished, inner_rates, records
 from mtl_jax.runs.validation import Validation
 from mtl_jax.types import Dataset
 
 from .. import meta_train, pretrain
 from ..flags import declared, method, network, task
-from . import systems_table
+from . import systems_table, table_runs
 from .budgets import Budget
 from .system_rows import ADAPTS_NETWORK, STEPS_FROM_RANDOM, SYSTEMS
 
@@ -61,21 +60,15 @@ def reproduce(request: Request, dataset: Dataset, *, workdir: str, command: str,
   for split in ('train', 'val', 'test'):  # the last row fails at once, not after hours
     episodes.check_episode(getattr(dataset, split), way=WAY, shot=max(request.shots), query=1,
                            split=split)
-  workdirs.claim(workdir, _settings(request, dataset))
-  if (results := workdirs.read_results(workdir)) is not None:
-    logging.info('the run in %s is finished: nothing to do', workdir)
-    return results
-  began = time.monotonic()
-  with workdirs.in_use(workdir):
+
+  def compute():
     done = list(_run_all(request, dataset, workdir, machine))
-    results = {'command': 'reproduce', 'table': 'systems', 'command_line': command,
-               'dataset': dataset.name, 'data': records.describe_data(dataset),
-               'seeds': list(request.seeds), 'shots': list(request.shots),
-               'cells': systems_table.summarize(done), 'seconds': time.monotonic() - began,
-               **workdirs.describe_machine()}
-    systems_table.write(workdir, results)
-    workdirs.write_results(workdir, results)
-  return results
+    return {'command': 'reproduce', 'table': 'systems', 'command_line': command,
+            'dataset': dataset.name, 'data': records.describe_data(dataset),
+            'seeds': list(request.seeds), 'shots': list(request.shots),
+            'cells': systems_table.summarize(done)}
+
+  return table_runs.run(workdir, _settings(request, dataset), compute, systems_table.write)
 
 
 def _settings(request: Request, dataset: Dataset) -> dict[str, Any]:

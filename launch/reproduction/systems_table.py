@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import paired, tables, workdirs
+from mtl_jax.runs import paired
 
+from . import table_runs
 from .system_rows import PUBLISHED_ONLY, SYSTEMS
+from .table_runs import Section
 
 _BASELINE, _NONE = 'update_theta', '–'
 _HEADER = ('system', 'starts from', 'published', 'accuracy', 'gain over update θ', 'rate',
@@ -49,10 +51,8 @@ def write(workdir: str, results: Mapping[str, Any]) -> None:
     workdir: of the table.
     results: as in its `results.json`.
   """
-  lines = ['# Systems', '', f'`{results["command_line"]}`', '', _caption(results)]
-  for title, rows in sections(results):
-    lines += ['', f'## {title}', '', tables.markdown(_HEADER, rows)]
-  workdirs.write_file(workdir, 'table.md', ('\n'.join(lines) + '\n').encode())
+  table_runs.write(workdir, table_runs.markdown('Systems', results, _caption(results), _HEADER,
+                                                sections(results)))
 
 
 def show(results: Mapping[str, Any]) -> None:
@@ -61,12 +61,10 @@ def show(results: Mapping[str, Any]) -> None:
   Args:
     results: of the table.
   """
-  for title, rows in sections(results):
-    tables.show_columns(title, _HEADER, rows)
-  print(_caption(results))
+  table_runs.show(_HEADER, sections(results), _caption(results))
 
 
-def sections(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+def sections(results: Mapping[str, Any]) -> list[Section]:
   """Returns (title, rows of cells) for each number of shots.
 
   Args:

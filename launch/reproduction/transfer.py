@@ -6,7 +6,6 @@ Under the work directory: `imagenet`, the imported weights; `TARGET/SOURCE/Kshot
 """
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from mtl_jax.weights import known, public_files, public_runs
 
 from .. import meta_train, pretrain
 from ..flags import declared, method, network, task
-from . import curves, transfer_rows, transfer_table
+from . import curves, table_runs, transfer_rows, transfer_table
 from .transfer_rows import SCRATCH, Budget
 
 WAY, QUERY = 5, 15
@@ -69,19 +68,13 @@ def reproduce(budget: Budget, load: Loader, *, workdir: str, command: str, first
   settings = {'command': 'reproduce', 'table': 'transfer', 'first_seed': first_seed,
               **{name: list(value) if isinstance(value, tuple) else value
                  for name, value in budget._asdict().items()}}
-  workdirs.claim(workdir, settings)
-  if (results := workdirs.read_results(workdir)) is not None:
-    logging.info('the run in %s is finished: nothing to do', workdir)
-    return results
-  began = time.monotonic()
-  with workdirs.in_use(workdir):
+
+  def compute():
     done = list(_run_all(budget, load, workdir, first_seed, machine))
-    results = {'command': 'reproduce', 'table': 'transfer', 'command_line': command,
-               'seed': first_seed, 'cells': transfer_table.summarize(done),
-               'seconds': time.monotonic() - began, **workdirs.describe_machine()}
-    transfer_table.write(workdir, results)
-    workdirs.write_results(workdir, results)
-  return results
+    return {'command': 'reproduce', 'table': 'transfer', 'command_line': command,
+            'seed': first_seed, 'cells': transfer_table.summarize(done)}
+
+  return table_runs.run(workdir, settings, compute, transfer_table.write)
 
 
 def _run_all(budget, load, workdir, first_seed, machine):

@@ -19,10 +19,11 @@ ROWS = {
     'affine': Row('affine of batch norm', ('--outer=affine',)),
     'film': Row('affine, adapted per task (film)', ('--outer=affine', '--inner=film',
                                                     '--inner_steps=5', '--test_inner_steps=5')),
-    'ft': Row('FT[Θ;θ], θ adapted', ('--outer=ft',)),
+    # At the outer rate of Φ_S, 1e-3, all weights of a large network fall to chance.
+    'ft': Row('FT[Θ;θ], θ adapted', ('--outer=ft', '--outer_lr=1e-4')),
     # The rate that suits θ on features of unit length is far too high for kernels.
     'ft_network': Row('FT[Θ;θ], Θ adapted too', (
-        '--outer=ft', '--inner=all', '--inner_lr=0.01', '--inner_steps=5',
+        '--outer=ft', '--outer_lr=1e-4', '--inner=all', '--inner_lr=0.01', '--inner_steps=5',
         '--test_inner_steps=5')),
 }
 WITH_HARD_TASKS = '_ht'  # ends the name of a row with hard tasks

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import figures, paired, tables, workdirs
+from mtl_jax.runs import figures, paired, workdirs
 
-from . import transfer_curves
+from . import table_runs, transfer_curves
+from .table_runs import Section
 from .transfer_rows import SCRATCH, method_of, without_hard_tasks
 
 _BASELINE = 'update_theta'
@@ -61,9 +62,7 @@ def write(workdir: str, results: Mapping[str, Any]) -> None:
     workdir: of the table.
     results: as in its `results.json`.
   """
-  lines = ['# Transfer', '', f'`{results["command_line"]}`', '', _caption(results)]
-  for title, rows in sections(results):
-    lines += ['', f'## {title}', '', tables.markdown(_HEADER, rows)]
+  lines = table_runs.markdown('Transfer', results, _caption(results), _HEADER, sections(results))
   if any(cell['part'] != 'all' for cell in results['cells']):
     figure = plot(results['cells'])
     for ending in ('png', 'svg'):
@@ -71,7 +70,7 @@ def write(workdir: str, results: Mapping[str, Any]) -> None:
     lines += ['', '![accuracy against the number of base classes](classes.png)']
   if transfer_curves.write(workdir, results['cells']):
     lines += ['', '![accuracy on validation classes against outer steps](curves.png)']
-  workdirs.write_file(workdir, 'table.md', ('\n'.join(lines) + '\n').encode())
+  table_runs.write(workdir, lines)
 
 
 def show(results: Mapping[str, Any]) -> None:
@@ -80,12 +79,10 @@ def show(results: Mapping[str, Any]) -> None:
   Args:
     results: of the table.
   """
-  for title, rows in sections(results):
-    tables.show_columns(title, _HEADER, rows)
-  print(_caption(results))
+  table_runs.show(_HEADER, sections(results), _caption(results))
 
 
-def sections(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+def sections(results: Mapping[str, Any]) -> list[Section]:
   """Returns (title, rows of cells) for each source, target and number of shots.
 
   Args:

@@ -116,7 +116,7 @@ def _meta_training(root_key, backbone_vars, pool, backbone, config, layout):
 
   step = checks.jit(sharding.per_device(step_on, layout, rows=(2,)), donate_argnums=(0, 1))
   draw_hard = checks.jit(functools.partial(readers.draw_hard_tasks, config=config),
-                      out_shardings=layout and layout.replicated)
+                         out_shardings=layout and layout.replicated)
   told = jax.jit(meta_train.failure_metrics)
   read = readers.ordinary_tasks(root_key, pool, config)
   places, flags = readers.without_images(pool), (np.bool(False), np.bool(True))

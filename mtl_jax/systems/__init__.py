@@ -16,7 +16,7 @@ Each file has one idea and its formula. What a system learns besides the network
 | meta_sgd | a learned rate for every weight (Li et al., 2017) |
 | tadam | the task sets a scale and a shift of every channel (Oreshkin et al., NeurIPS 2018) |
 """
-from mtl_jax.inner_loop import over_features, register
+from mtl_jax.inner_loop import over_features, register, starting_at
 from mtl_jax.systems import (
   metric,
   network_rates,
@@ -29,11 +29,11 @@ from mtl_jax.systems import (
 
 __all__ = ['metric', 'network_rates', 'relation', 'ridge', 'set_transformer', 'svm', 'tadam']
 
-register('prototypes', over_features(metric.prototypes), init=metric.nothing)
-register('cosine', over_features(metric.cosine), init=metric.temperature)
-register('matching', over_features(metric.matching), init=metric.nothing)
-register('ridge', over_features(ridge.score), init=ridge.init)
-register('svm', over_features(svm.score), init=svm.init)
+register('prototypes', over_features(metric.prototypes), init=starting_at({}))
+register('cosine', over_features(metric.cosine), init=starting_at(metric.COSINE))
+register('matching', over_features(metric.matching), init=starting_at({}))
+register('ridge', over_features(ridge.score), init=starting_at(ridge.START))
+register('svm', over_features(svm.score), init=starting_at(svm.START))
 register('relation', over_features(relation.score), init=relation.init)
 register('set_transformer', over_features(set_transformer.score), init=set_transformer.init)
 register('boil', network_rates.adapt_body, adapts_network=True)

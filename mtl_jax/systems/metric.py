@@ -3,56 +3,16 @@
 One episode each: N classes, n support and m query images of d features. `classes` [n, N] are the
 labels of the support as rows of zeros and a one.
 """
+import math
+
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.types import Array, Backbone, BackboneVars, Tree
+from mtl_jax.base_learner import product
+from mtl_jax.support_classifiers import class_means, unit_length
+from mtl_jax.types import Array, Tree
 
-_LEAST = 1e-12             # of a squared length, so that a vector of zeros has a gradient
-_START_TEMPERATURE = 10.0  # of Meta-Baseline and Baseline++
-
-
-def nothing(backbone: Backbone, backbone_vars: BackboneVars, way: int) -> Tree:
-  """Returns the θ of a system that learns nothing beside the network: {}.
-
-  Args:
-    backbone, backbone_vars, way: not read.
-  """
-  del backbone, backbone_vars, way
-  return {}
-
-
-def temperature(backbone: Backbone, backbone_vars: BackboneVars, way: int) -> Tree:
-  """Returns θ = {'log_temperature': log 10}.
-
-  Args:
-    backbone, backbone_vars, way: not read.
-  """
-  del backbone, backbone_vars, way
-  return {'log_temperature': jnp.log(jnp.float32(_START_TEMPERATURE))}
-
-
-def means(support: Array, classes: Array) -> jax.Array:
-  """Averages the support of each class: c_k = Σ_i y_ik x_i / Σ_i y_ik.
-
-  Args:
-    support: [n, d].
-    classes: [n, N].
-
-  Returns:
-    [N, d].
-  """
-  return product(classes.T, support) / jnp.sum(classes, axis=0)[:, None]
-
-
-def product(a: Array, b: Array) -> jax.Array:
-  """Multiplies small matrices in full precision, on accelerators too.
-
-  Args:
-    a: [n, k].
-    b: [k, m].
-  """
-  return jnp.matmul(a, b, precision='highest')
+COSINE = {'log_temperature': math.log(10)}  # θ at the start, as in Meta-Baseline and Baseline++
 
 
 def squared_distances(a: Array, b: Array) -> jax.Array:
@@ -78,7 +38,7 @@ def cosines(a: Array, b: Array) -> jax.Array:
   Returns:
     [n, m].
   """
-  return product(_unit(a), _unit(b).T)
+  return product(unit_length(a), unit_length(b).T)
 
 
 def prototypes(theta: Tree, support: Array, classes: Array, query: Array) -> jax.Array:
@@ -96,7 +56,7 @@ def prototypes(theta: Tree, support: Array, classes: Array, query: Array) -> jax
   References: Snell et al., NeurIPS 2017, equations 1 and 2.
   """
   del theta
-  return -squared_distances(query, means(support, classes))
+  return -squared_distances(query, class_means(support, classes))
 
 
 def cosine(theta: Tree, support: Array, classes: Array, query: Array) -> jax.Array:
@@ -113,7 +73,7 @@ def cosine(theta: Tree, support: Array, classes: Array, query: Array) -> jax.Arr
 
   References: Chen et al., ICCV 2021 (Meta-Baseline), equation 3; Gidaris & Komodakis, CVPR 2018.
   """
-  return jnp.exp(theta['log_temperature']) * cosines(query, means(support, classes))
+  return jnp.exp(theta['log_temperature']) * cosines(query, class_means(support, classes))
 
 
 def matching(theta: Tree, support: Array, classes: Array, query: Array) -> jax.Array:
@@ -136,7 +96,3 @@ def matching(theta: Tree, support: Array, classes: Array, query: Array) -> jax.A
   """
   del theta
   return jnp.log(product(jax.nn.softmax(cosines(query, support)), classes))
-
-
-def _unit(x):
-  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), _LEAST))

@@ -1,14 +1,14 @@
 """Inner loops over the whole network in which weights have rates of their own: BOIL and Meta-SGD.
 
-Both are the loop of MAML, `inner_loop.adapt_network`, with each step of gradient descent multiplied
-by a factor for each weight.
+Both are the loop of MAML, `network_loop.adapt_network`, with each step of gradient descent
+multiplied by a factor for each weight.
 """
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from mtl_jax import base_learner, inner_loop
+from mtl_jax import base_learner, network_loop
 from mtl_jax.configs import InnerLoop
 from mtl_jax.types import Array, Backbone, BackboneVars, BaseLearner, Episode, Tree
 
@@ -74,5 +74,6 @@ def adapt_by_rates(theta: Tree, backbone_vars: BackboneVars, rates: Array | floa
 
 
 def _adapt(theta, factors, backbone_vars, rates, tasks, backbone, inner):
-  return inner_loop.adapt_networks(theta, backbone_vars, rates, tasks, backbone=backbone,
-                                   inner=dataclasses.replace(inner, adapts='all'), factors=factors)
+  return network_loop.adapt_networks(
+      theta, backbone_vars, rates, tasks, backbone=backbone,
+      inner=dataclasses.replace(inner, adapts='all'), factors=factors)

@@ -2,7 +2,8 @@
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.systems import metric
+from mtl_jax.base_learner import product
+from mtl_jax.support_classifiers import class_means
 from mtl_jax.types import Array, Backbone, BackboneVars, Tree
 
 _HIDDEN = 64
@@ -45,7 +46,7 @@ def score(theta: Tree, support: Array, classes: Array, query: Array) -> jax.Arra
 
   References: Sung et al., CVPR 2018, equation 1.
   """
-  of_class = metric.product(metric.means(support, classes), theta['class'])
-  of_query = metric.product(query, theta['query'])
+  of_class = product(class_means(support, classes), theta['class'])
+  of_query = product(query, theta['query'])
   hidden = jax.nn.relu(of_query[:, None] + of_class[None] + theta['bias'][None, None])
   return jnp.einsum('mkh,h->mk', hidden, theta['out'], precision='highest')

@@ -2,21 +2,11 @@
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.systems.metric import product
-from mtl_jax.types import Array, Backbone, BackboneVars, Tree
+from mtl_jax.base_learner import product
+from mtl_jax.types import Array, Tree
 
-
-def init(backbone: Backbone, backbone_vars: BackboneVars, way: int) -> Tree:
-  """Returns θ: strength λ of 1, scale a of 1 and shift b of 0 of the scores.
-
-  Args:
-    backbone, backbone_vars, way: not read.
-
-  Returns:
-    {'log_strength', 'scale', 'shift'}, float32 scalars.
-  """
-  del backbone, backbone_vars, way
-  return {'log_strength': jnp.float32(0.0), 'scale': jnp.float32(1.0), 'shift': jnp.float32(0.0)}
+# θ at the start: log λ, a and b.
+START = {'log_strength': 0.0, 'scale': 1.0, 'shift': 0.0}
 
 
 def score(theta: Tree, support: Array, classes: Array, query: Array) -> jax.Array:

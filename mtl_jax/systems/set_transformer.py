@@ -2,6 +2,8 @@
 import jax
 import jax.numpy as jnp
 
+from mtl_jax.base_learner import product
+from mtl_jax.support_classifiers import class_means
 from mtl_jax.systems import metric
 from mtl_jax.types import Array, Backbone, BackboneVars, Tree
 
@@ -47,11 +49,11 @@ def score(theta: Tree, support: Array, classes: Array, query: Array) -> jax.Arra
 
   References: Ye et al., CVPR 2020, equations 5 to 7.
   """
-  centres, width = metric.means(support, classes), support.shape[1]
-  asked, keys, values = (metric.product(centres, theta[name])
+  centres, width = class_means(support, classes), support.shape[1]
+  asked, keys, values = (product(centres, theta[name])
                          for name in ('query', 'key', 'value'))
-  attention = jax.nn.softmax(metric.product(asked, keys.T) / width ** 0.5)
-  moved = centres + metric.product(metric.product(attention, values), theta['out'])
+  attention = jax.nn.softmax(product(asked, keys.T) / width ** 0.5)
+  moved = centres + product(product(attention, values), theta['out'])
   distances = metric.squared_distances(_norm(theta, query), _norm(theta, moved))
   return -jnp.exp(theta['log_temperature']) * distances / width
 

@@ -2,21 +2,12 @@
 import jax
 import jax.numpy as jnp
 
-from mtl_jax.systems.metric import product
-from mtl_jax.types import Array, Backbone, BackboneVars, Tree
+from mtl_jax.base_learner import product
+from mtl_jax.types import Array, Tree
 
 _COST = 0.1   # C, of the authors' code
 _STEPS = 50   # of accelerated projected ascent
-
-
-def init(backbone: Backbone, backbone_vars: BackboneVars, way: int) -> Tree:
-  """Returns θ = {'scale': 1}, of the scores.
-
-  Args:
-    backbone, backbone_vars, way: not read.
-  """
-  del backbone, backbone_vars, way
-  return {'scale': jnp.float32(1.0)}
+START = {'scale': 1.0}  # θ
 
 
 def score(theta: Tree, support: Array, classes: Array, query: Array) -> jax.Array:

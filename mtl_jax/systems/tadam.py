@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax import base_learner, inner_loop, parts
+from mtl_jax.base_learner import product
 from mtl_jax.configs import InnerLoop
+from mtl_jax.support_classifiers import class_means
 from mtl_jax.systems import metric
 from mtl_jax.types import Array, Backbone, BackboneVars, Episode, Tree
 
@@ -68,11 +70,11 @@ def adapt(theta: Tree, backbone_vars: BackboneVars, rates: Array | float, tasks:
 
   def one_task(task, features):
     classes = base_learner.one_hot(task.support_labels, way, features.dtype)
-    code = jnp.mean(metric.means(features, classes), axis=0)
+    code = jnp.mean(class_means(features, classes), axis=0)
     network = condition(theta, backbone_vars, code, backbone)
     support, query = (backbone.features(network, images, batch_stats_mode=mode)
                       for images in (task.support, task.query))
-    squared = metric.squared_distances(query, metric.means(support, classes))
+    squared = metric.squared_distances(query, class_means(support, classes))
     return -jnp.exp(theta['log_scale']) * jnp.sqrt(jnp.maximum(squared, 1e-12))
 
   return jax.vmap(one_task)(tasks, plain)
@@ -131,4 +133,4 @@ def _apply(weights, code):
 
 
 def _times(vector, matrix):
-  return metric.product(vector[None], matrix)[0]
+  return product(vector[None], matrix)[0]

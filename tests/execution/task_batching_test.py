@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, inner_loop
+from mtl_jax import backbones, inner_loop, network_loop
 from mtl_jax.configs import InnerLoop, Learn, MetaTrainConfig
 from mtl_jax.execution import task_batching
 from mtl_jax.phases import meta_train
@@ -101,7 +101,7 @@ def test_an_inner_loop_of_ones_own_is_measured_where_it_adapts_the_network(netwo
   monkeypatch.setattr(inner_loop, 'LOOPS', dict(inner_loop.LOOPS))
   monkeypatch.setattr(task_batching, 'measure', lambda *_: {'loop': 2.0, 'vmap': 1.0})
   for name, adapts_network, expected in (('mine', True, 'vmap'), ('other', False, 'loop')):
-    inner_loop.register(name, inner_loop.adapt_networks, adapts_network=adapts_network)
+    inner_loop.register(name, network_loop.adapt_networks, adapts_network=adapts_network)
     config = changed(LONG, inner={'adapts': name})
     assert task_batching.choose('auto', *network, config) == expected
 
