@@ -7,10 +7,11 @@ from typing import Any
 
 from absl.flags import FlagValues
 
-from mtl_jax import configs, runs, support_classifiers
+from mtl_jax import configs, runs
 from mtl_jax.configs import InnerLoop, MetaTestConfig
 from mtl_jax.phases import meta_test
 from mtl_jax.runs import finished, paired, strengths, tables, tested_rows
+from mtl_jax.systems import support_classifiers
 
 from . import command, page_file
 from .flags import begun, data, machine, method, network, processes, task

@@ -4,7 +4,6 @@ import os
 import time
 from typing import Any
 
-import numpy as np
 from absl import logging
 from absl.flags import FlagValues
 
@@ -17,7 +16,7 @@ from mtl_jax.configs import (
   MetaTrainConfig,
   PretrainConfig,
 )
-from mtl_jax.runs import paired, tables, workdirs
+from mtl_jax.runs import array_files, paired, tables, workdirs
 from mtl_jax.types import Dataset
 
 from . import command, page_file
@@ -107,7 +106,7 @@ def _write(root: str, phases: dict[str, Any], seed: int, seconds: float) -> None
                {name: tested[key][name] for name in ('accuracy', 'ci95', 'inner_lr')}
                for key in ('mtl', 'ft_theta', _PRETRAIN)}
   best = tested['mtl_ht']
-  accuracies = {key: np.load(os.path.join(root, f'meta_test_{key}', 'accuracies.npy'))
+  accuracies = {key: array_files.read(os.path.join(root, f'meta_test_{key}', 'accuracies.npy'))
                 for key in tested}
   gains = {key: paired.compare([accuracies[key]], [accuracies[_PRETRAIN]])
            for key in tested if key != _PRETRAIN}

@@ -20,6 +20,8 @@ from .reproduction import (
     paper,
     presentation,
     rows,
+    setting,
+    setting_table,
     system_rows,
     systems,
     systems_table,
@@ -37,9 +39,9 @@ EXAMPLES = (
 FLAGS: Groups = {
     'task': (Flag('table', 'The rows MTL and HT of a main table; the ablation, 7 rows with and '
                   'without hard tasks; accuracy against meta-iterations; networks '
-                  'of other domains, with what can be meta-learned over them; or other few-shot '
-                  'learners on the same tasks.',
-                  (*rows.TABLES, 'transfer', 'systems'), required=True),
+                  'of other domains, with what can be meta-learned over them; other few-shot '
+                  "learners on the same tasks; or the paper's setting taken apart into three "
+                  'factors.', (*rows.TABLES, 'transfer', 'systems', 'setting'), required=True),
              Flag('targets', 'Of --table=transfer: data sets to transfer to; by default as the '
                   'budget has it.', list),
              Flag('sources', 'Of --table=transfer: networks: imagenet, scratch (4CONV pre-trained '
@@ -96,8 +98,8 @@ def run(values: FlagValues) -> None:
   if values.table == 'transfer':
     _transfer(values)
     return
-  if values.table == 'systems':
-    _systems(values)
+  if values.table in ('systems', 'setting'):
+    _systems(values) if values.table == 'systems' else _setting(values)
     return
   request = request_of(values)
   results = rows.reproduce(
@@ -113,9 +115,7 @@ def _systems(values: FlagValues) -> None:
   for name in names:
     if name not in system_rows.SYSTEMS:
       raise ValueError(f'expected --rows among {", ".join(system_rows.SYSTEMS)}, got {name!r}')
-  if values.pretrained is not None:
-    raise ValueError('--pretrained does not go with --table=systems, whose rows start from a '
-                     'pre-training and from random weights of the same network')
+  _refuse_pretrained(values, 'start from a pre-training and from random weights of its network')
   request = request_of(values)
   shots = request.shots if values.shots is not None else (1,)
   results = systems.reproduce(
@@ -125,6 +125,24 @@ def _systems(values: FlagValues) -> None:
       machine=machine.machine(values))
   systems_table.show(results)
   print(f'written to {os.path.join(values.workdir, "table.md")}')
+
+
+def _setting(values: FlagValues) -> None:
+  """Runs and prints the table of the paper's setting."""
+  _refuse_pretrained(values, 'start from two pre-trainings, a short one and that of the budget')
+  request = request_of(values)
+  shots = request.shots if values.shots is not None else (1, 5)
+  results = setting.reproduce(
+      setting.Request(request.budget_name, request.budget, shots, request.seeds),
+      data.load_dataset(values, request.dataset), workdir=values.workdir,
+      command=_command_line(values, request), machine=machine.machine(values))
+  setting_table.show(results)
+  print(f'written to {os.path.join(values.workdir, "table.md")}')
+
+
+def _refuse_pretrained(values: FlagValues, why: str) -> None:
+  if values.pretrained is not None:
+    raise ValueError(f'--pretrained does not go with --table={values.table}, whose rows {why}')
 
 
 def _transfer(values: FlagValues) -> None:

@@ -178,7 +178,7 @@ class MetaTestConfig(Config):
     flip_support: whether the support is doubled by mirrored images.
     inner: the inner loop of each task; tasks come one at a time, so `batching` is not read.
     classifier: what is fitted to the support: θ by the inner loop ('gd'), or an entry of
-      `support_classifiers.CLASSIFIERS`, over features.
+      `systems.support_classifiers.CLASSIFIERS`, over features.
     strength: setting of that other classifier, where it has one.
   """
   num_tasks: int = 600

@@ -6,6 +6,8 @@ the affine parameters of normalisation alone are adapted with θ ('film'), the t
 kernels.
 """
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,14 +45,30 @@ def adapt_networks(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array
   Raises:
     ValueError: as `adapt_network`.
   """
-  if inner.batching == 'patches':
-    backbone = backbone.by_patches or backbone
-
-  def one_task(task):
+  def one_task(task, backbone):
     return adapt_network(theta, backbone_vars, task.support, task.support_labels, task.query,
                          rates, backbone=backbone, inner=inner, factors=factors).query_logits
 
-  return jax.lax.map(one_task, tasks) if inner.batching == 'loop' else jax.vmap(one_task)(tasks)
+  return over_tasks(one_task, tasks, backbone, inner)
+
+
+def over_tasks(one_task: Callable[[Episode, Backbone], Any], tasks: Episode, backbone: Backbone,
+               inner: InnerLoop) -> Any:
+  """Computes tasks that have kernels of their own, in the form that `batching` says.
+
+  Args:
+    one_task: pure, (an Episode, the network) -> any tree of arrays.
+    tasks: Episodes stacked along axis 0.
+    backbone: handed over, by patches where `batching` says so and the network has that form.
+    inner: its `batching` is read.
+
+  Returns:
+    The results of the tasks, stacked along axis 0.
+  """
+  if inner.batching == 'loop':
+    return jax.lax.map(lambda task: one_task(task, backbone), tasks)
+  form = backbone.by_patches if inner.batching == 'patches' else None
+  return jax.vmap(lambda task: one_task(task, form or backbone))(tasks)
 
 
 def adapt_film(theta: BaseLearner, backbone_vars: BackboneVars, rates: Array | float,

@@ -8,7 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import NearestCentroid
 
-from mtl_jax import support_classifiers
+from mtl_jax.systems import support_classifiers
 
 TASKS, WAY, SHOT, WIDTH = 3, 3, 2, 7
 

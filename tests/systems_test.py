@@ -8,10 +8,10 @@ import pytest
 from sklearn import svm as sklearn_svm
 from sklearn.linear_model import Ridge
 
-from mtl_jax import inner_loop, network_loop, outer_loop
+from mtl_jax import base_learner, inner_loop, network_loop, outer_loop
 from mtl_jax.configs import InnerLoop, Learn, MetaTrainConfig
 from mtl_jax.phases import meta_train
-from mtl_jax.systems import metric, relation, ridge, set_transformer, svm, tadam
+from mtl_jax.systems import implicit_maml, metric, relation, ridge, set_transformer, svm, tadam
 from mtl_jax.types import Backbone, Episode
 from tests.phases import finite_differences, smooth_network
 
@@ -208,6 +208,69 @@ def test_meta_sgd_starts_as_maml_and_has_a_gradient_for_every_rate():
   with pytest.raises(ValueError, match="expected gradient_order 'second'"):
     learner.adapt(theta, variables, 0.3, tasks, backbone=backbone,
                   inner=dataclasses.replace(inner, gradient_order='first'))
+
+
+def test_reptile_moves_to_where_tasks_lead():
+  backbone, variables, tasks = episodes_of_images()
+  theta = random_like(inner_loop.find('head').init(backbone, variables, WAY))
+  learner, inner = inner_loop.find('reptile'), InnerLoop(adapts='reptile', steps=3)
+
+  def loss(start, weights):
+    logits = learner.adapt(start[1], variables._replace(params=start[0]), 0.2, tasks,
+                           backbone=backbone, inner=inner)
+    return jnp.sum(weights * logits), logits
+
+  def end(images, labels):
+    def support_loss(w):
+      features = backbone.features(variables._replace(params=w[0]), images,
+                                   batch_stats_mode='running')
+      log_p = jax.nn.log_softmax(features @ w[1].kernel + w[1].bias[None])
+      return -jnp.mean(log_p[np.arange(len(labels)), labels])
+
+    w = start
+    for _ in range(3):
+      w = jax.tree.map(lambda p, g: p - 0.2 * g, w, jax.grad(support_loss)(w))
+    return w
+
+  start = (variables.params, theta)
+  weights = np.random.default_rng(1).normal(size=(*tasks.query_labels.shape, WAY))
+  (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(start, weights)
+  ends = [end(np.concatenate([tasks.support[i], tasks.query[i]]),
+              np.concatenate([tasks.support_labels[i], tasks.query_labels[i]])) for i in range(2)]
+  expected = jax.tree.map(lambda w, *there: w - sum(there) / 2, start, *ends)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), gradient,
+               expected)
+  maml = network_loop.adapt_networks(theta, variables, 0.2, tasks, backbone=backbone,
+                                     inner=dataclasses.replace(inner, adapts='all'))
+  np.testing.assert_allclose(logits, maml, rtol=1e-12)
+
+
+@pytest.mark.parametrize('batching', ['loop', 'vmap'])
+def test_implicit_maml_has_the_gradient_of_the_minimum(monkeypatch, batching):
+  """By conjugate gradients to their end, against finite differences."""
+  monkeypatch.setattr(implicit_maml, 'CONJUGATE_STEPS', 100)
+  backbone, variables, tasks = episodes_of_images()
+  theta = random_like(inner_loop.find('head').init(backbone, variables, WAY))
+  inner = InnerLoop(adapts='implicit_maml', steps=300, gradient_order='implicit',
+                    regularization=2.0, batching=batching)
+
+  @jax.jit
+  def loss(start):
+    logits = inner_loop.find('implicit_maml').adapt(
+        start[1], variables._replace(params=start[0]), 0.1, tasks, backbone=backbone, inner=inner)
+    return jnp.mean(jax.vmap(base_learner.cross_entropy)(logits, tasks.query_labels))
+
+  start = (variables.params, theta)
+  direction = jax.tree.map(lambda x: np.random.default_rng(3).normal(size=x.shape), start)
+  ahead, behind = (jax.tree.map(lambda x, d, e=e: x + e * d, start, direction)
+                   for e in (1e-5, -1e-5))
+  slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), jax.grad(loss)(start),
+                                           direction)))
+  np.testing.assert_allclose(slope, (loss(ahead) - loss(behind)) / 2e-5, rtol=1e-6)
+  with pytest.raises(ValueError, match="expected gradient_order 'implicit'"):
+    inner_loop.find('implicit_maml').adapt(
+        theta, variables, 0.1, tasks, backbone=backbone,
+        inner=dataclasses.replace(inner, regularization=0.0))
 
 
 def test_tadam_starts_as_prototypes_and_conditions_by_the_task():

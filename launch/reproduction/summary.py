@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import paired
+from mtl_jax.runs import array_files, paired
 
 PROTOCOLS = ('paper', 'inductive')
 
@@ -37,7 +37,7 @@ def summarize(done: Sequence[tuple[Any, Mapping[str, Any]]], workdir: str) -> di
       row['meta_train'].append({name: results['meta_train'][name] for name in _OF_TRAINING})
     for protocol in PROTOCOLS:
       path = os.path.join(workdir, job.folder, 'meta_test', protocol, 'accuracies.npy')
-      accuracies.setdefault((job.preset, job.shot, protocol), []).append(np.load(path))
+      accuracies.setdefault((job.preset, job.shot, protocol), []).append(array_files.read(path))
       if results[protocol].get('validated'):
         chosen.setdefault((job.preset, job.shot, protocol), []).append(
             results[protocol]['inner_lr'])

@@ -65,6 +65,10 @@ SYSTEMS = {
         *_FROM_RANDOM, *_NETWORK, '--learn_inner_lr=per_step')),
     'meta_sgd': System('Meta-SGD', 'random', (*_FROM_RANDOM, *_NETWORK, '--inner=meta_sgd')),
     'boil': System('BOIL', 'random', (*_FROM_RANDOM, *_NETWORK, '--inner=boil')),
+    'reptile': System('Reptile', 'random', (*_FROM_RANDOM, *_NETWORK, '--inner=reptile')),
+    'implicit_maml': System('iMAML: implicit gradient', 'random', (
+        *_FROM_RANDOM, '--inner=implicit_maml', '--inner_lr=0.1', '--inner_steps=16',
+        '--test_inner_steps=16', '--regularization=2', '--gradient_order=implicit')),
     'maml_deep': System('MAML deep, FT[Θ;θ], HT', 'pretrained', (_FT, *_NETWORK, '--hard_tasks'),
                         _of_table(2, 'ResNet-12')),
     'set_transformer': System('FEAT-like set transformer on frozen features', 'pretrained',
@@ -77,7 +81,8 @@ SYSTEMS = {
 # Outer steps of rows from random weights by budget: over features, and with the network in the
 # inner loop.
 STEPS_FROM_RANDOM = {'smoke': (1500, 600), 'cpu': (6000, 1500), 'full': (30_000, 10_000)}
-ADAPTS_NETWORK = ('maml', 'maml_per_step', 'meta_sgd', 'boil', 'maml_deep')
+ADAPTS_NETWORK = ('maml', 'maml_per_step', 'meta_sgd', 'boil', 'reptile', 'implicit_maml',
+                  'maml_deep')
 
 # In the paper's tables, and of no system that can be run here: (method, figures).
 def _mini(one: str, five: str, network: str) -> dict[tuple[str, int], str]:

@@ -16,7 +16,7 @@ from absl import logging
 
 from mtl_jax import episodes, runs
 from mtl_jax.configs import TEST_LOOP, MetaTestConfig
-from mtl_jax.runs import finished, inner_rates, records
+from mtl_jax.runs import array_files, finished, inner_rates, records
 from mtl_jax.runs.validation import Validation
 from mtl_jax.types import Dataset
 
@@ -96,7 +96,7 @@ def _run_all(request: Request, dataset: Dataset, workdir: str, machine: runs.Mac
         folder = os.path.join(workdir, f'{name}_{shot}shot_seed{seed}')
         facts = _cell(name, shot, seed, request, dataset, folders[SYSTEMS[name].start], rate,
                       folder, machine)
-        accuracies = np.load(os.path.join(folder, 'meta_test', 'accuracies.npy'))
+        accuracies = array_files.read(os.path.join(folder, 'meta_test', 'accuracies.npy'))
         yield name, shot, seed, accuracies, facts
 
 

@@ -9,14 +9,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import logging
 
 from mtl_jax import runs, scale_shift
 from mtl_jax.configs import TEST_LOOP, MetaTestConfig
 from mtl_jax.data import transforms
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import finished, inner_rates, workdirs
+from mtl_jax.runs import array_files, finished, inner_rates, workdirs
 from mtl_jax.runs.validation import Validation
 from mtl_jax.types import Dataset
 from mtl_jax.weights import known, public_files, public_runs
@@ -102,7 +101,7 @@ def _column(place, budget, load, workdir, machine):
         continue
       cell = os.path.join(folder, f'{row}_{part.replace(":", "").replace("/", "of")}')
       facts = _cell(place, row, kept, pretrained, rate, budget, cell, machine)
-      accuracies = np.load(os.path.join(cell, 'meta_test', 'accuracies.npy'))
+      accuracies = array_files.read(os.path.join(cell, 'meta_test', 'accuracies.npy'))
       yield place, row, part, accuracies, facts | common
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtl_jax.classifiers import Classifier, networks
-from mtl_jax.runs import finished, metrics, summaries, workdirs
+from mtl_jax.runs import array_files, finished, metrics, summaries, workdirs
 
 _SETTINGS, _MODEL = 'settings.json', 'model.json'
 
@@ -121,10 +121,7 @@ def _test(folder: str, name: str, others: Sequence[str]) -> Test:
   accuracies = None
   path = os.path.join(folder, 'accuracies.npy')
   if results is not None and os.path.isfile(path):
-    try:
-      accuracies = np.load(path)  # without pickles
-    except ValueError as error:
-      raise ValueError(f'{path} is damaged: {error}') from error
+    accuracies = array_files.read(path)
   return Test(name, folder, settings, results, accuracies,
               _checkpoint(folder, settings, others))
 

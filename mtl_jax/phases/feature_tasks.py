@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtl_jax import base_learner, checks, episodes, learnable, sharding, support_classifiers
+from mtl_jax import base_learner, checks, episodes, learnable, sharding
 from mtl_jax.configs import MetaTestConfig
+from mtl_jax.systems import support_classifiers
 from mtl_jax.types import Array, Episode, EpisodeIndices, ImagePool, MetaParams
 
 _TASKS_PER_PASS = 100  # features are small

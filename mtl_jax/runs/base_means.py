@@ -6,7 +6,7 @@ import numpy as np
 
 from mtl_jax import learnable, stages
 from mtl_jax.phases import encoding
-from mtl_jax.runs import finished, hosts, workdirs
+from mtl_jax.runs import array_files, finished, hosts
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.types import Dataset, ImagePool, MetaParams
 
@@ -44,7 +44,7 @@ def keep(run: FinishedRun, workdir: str | os.PathLike, name: str = FILE) -> None
     OSError: it cannot be written.
   """
   center = np.asarray(run.backbone_vars.center)
-  hosts.on_first(lambda: workdirs.write_array(workdir, name, center))
+  hosts.on_first(lambda: array_files.write(workdir, name, center))
 
 
 def read(run: FinishedRun, workdir: str | os.PathLike) -> FinishedRun:
@@ -62,7 +62,7 @@ def read(run: FinishedRun, workdir: str | os.PathLike) -> FinishedRun:
 
 def _kept(workdir, name):
   path = os.path.join(os.fspath(workdir), name)
-  return np.load(path) if os.path.exists(path) else None
+  return array_files.read(path) if os.path.exists(path) else None
 
 
 def mean(run: FinishedRun, meta_params: MetaParams, pool: ImagePool) -> np.ndarray:

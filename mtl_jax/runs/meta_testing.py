@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from mtl_jax import configs, episodes, execution, stages, support_classifiers
+from mtl_jax import configs, episodes, execution, stages
 from mtl_jax.configs import MetaTestConfig
 from mtl_jax.phases import meta_test
 from mtl_jax.runs import (
+  array_files,
   base_means,
   decisions,
   finished,
@@ -23,6 +24,7 @@ from mtl_jax.runs import (
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
 from mtl_jax.runs.metrics import MetricWriter
 from mtl_jax.runs.tested_rows import TESTED, Row, tested_params
+from mtl_jax.systems import support_classifiers
 from mtl_jax.types import Dataset
 
 __all__ = ['meta_test_run', 'tested_params']
@@ -141,7 +143,7 @@ def _compared(rows: Sequence[Row], accuracies: Mapping[str, np.ndarray]) -> dict
 
 
 def _array_writing(workdir: str, name: str, values: np.ndarray) -> Callable[[], None]:
-  return lambda: workdirs.write_array(workdir, name, values)
+  return lambda: array_files.write(workdir, name, values)
 
 
 def _writing(workdir: str, results: dict[str, Any], tracked_by: Sequence[str]

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from mtl_jax import learnable, stages, support_classifiers
+from mtl_jax import learnable, stages
 from mtl_jax.configs import MetaTestConfig
 from mtl_jax.execution import readers
 from mtl_jax.phases import encoding, feature_tasks, meta_test
 from mtl_jax.runs import hosts, records, validation
 from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.runs.validation import Validation
+from mtl_jax.systems import support_classifiers
 from mtl_jax.types import Dataset, Episode, MetaParams
 
 # Inner rates to choose from. The lowest are for features as long as networks make them, which may

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from absl import logging
 
-from mtl_jax import learnable, support_classifiers
+from mtl_jax import learnable
 from mtl_jax.configs import Learn, MetaTestConfig, MetaTrainConfig
 from mtl_jax.runs import base_means, finished, strengths
 from mtl_jax.runs.finished import FinishedRun
+from mtl_jax.systems import support_classifiers
 from mtl_jax.types import Dataset, MetaParams
 
 TESTED, UPDATE_THETA, UNLEARNED = 'tested', 'update_theta', 'without_meta_learning'
@@ -57,7 +58,6 @@ def plan(run: FinishedRun, checkpoint: str | os.PathLike, config: MetaTestConfig
     baseline: whether there are other rows: update θ, with gradient descent over features that are
       neither shifted nor centred by this test, at its own validated rate; and, where the test
       changes any of that for a run with meta-learning, the same without meta-learning.
-
   Returns:
     One row to three.
   """

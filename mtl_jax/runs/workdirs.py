@@ -6,7 +6,6 @@ rename, so a killed process leaves either the old file or the new one.
 """
 import contextlib
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 
 import filelock
 import jax
-import numpy as np
 
 from mtl_jax.runs import differences, orbax_io
 from mtl_jax.untrusted import checked_json
@@ -140,22 +138,6 @@ def read_results(workdir: str | os.PathLike) -> dict[str, Any] | None:
     ValueError: the file is damaged.
   """
   return read_json(os.fspath(workdir), _RESULTS)
-
-
-def write_array(workdir: str | os.PathLike, name: str, array: np.ndarray) -> None:
-  """Writes an array to `<workdir>/<name>`, over an earlier one.
-
-  Args:
-    workdir: directory of the run.
-    name: of the file, with its ending `.npy`.
-    array: any array of numbers.
-
-  Raises:
-    OSError: the file cannot be written; an earlier one stays.
-  """
-  content = io.BytesIO()
-  np.save(content, array)
-  write_file(workdir, name, content.getvalue())
 
 
 def write_file(workdir: str | os.PathLike, name: str, content: bytes) -> None:

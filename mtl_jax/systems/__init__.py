@@ -14,20 +14,28 @@ Each file has one idea and its formula. What a system learns besides the network
 | set_transformer | means that attend to each other, as FEAT (Ye et al., CVPR 2020) |
 | boil | the network adapts, θ does not (Oh et al., ICLR 2021) |
 | meta_sgd | a learned rate for every weight (Li et al., 2017) |
+| implicit_maml | MAML by the gradient of a minimum (iMAML, Rajeswaran et al., NeurIPS 2019) |
+| reptile | the start moves to where tasks lead (Nichol et al., 2018) |
 | tadam | the task sets a scale and a shift of every channel (Oreshkin et al., NeurIPS 2018) |
+
+`support_classifiers` are no inner loops: a test may fit one of them in place of θ.
 """
 from mtl_jax.inner_loop import over_features, register, starting_at
 from mtl_jax.systems import (
+  implicit_maml,
   metric,
   network_rates,
   relation,
+  reptile,
   ridge,
   set_transformer,
+  support_classifiers,
   svm,
   tadam,
 )
 
-__all__ = ['metric', 'network_rates', 'relation', 'ridge', 'set_transformer', 'svm', 'tadam']
+__all__ = ['implicit_maml', 'metric', 'network_rates', 'relation', 'reptile', 'ridge',
+           'set_transformer', 'support_classifiers', 'svm', 'tadam']
 
 register('prototypes', over_features(metric.prototypes), init=starting_at({}))
 register('cosine', over_features(metric.cosine), init=starting_at(metric.COSINE))
@@ -38,4 +46,6 @@ register('relation', over_features(relation.score), init=relation.init)
 register('set_transformer', over_features(set_transformer.score), init=set_transformer.init)
 register('boil', network_rates.adapt_body, adapts_network=True)
 register('meta_sgd', network_rates.adapt_by_rates, adapts_network=True, init=network_rates.init)
+register('implicit_maml', implicit_maml.adapt, adapts_network=True)
+register('reptile', reptile.adapt, adapts_network=True)
 register('tadam', tadam.adapt, init=tadam.init)

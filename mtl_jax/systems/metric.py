@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax.base_learner import product
-from mtl_jax.support_classifiers import class_means, unit_length
+from mtl_jax.systems.support_classifiers import class_means, unit_length
 from mtl_jax.types import Array, Tree
 
 COSINE = {'log_temperature': math.log(10)}  # θ at the start, as in Meta-Baseline and Baseline++

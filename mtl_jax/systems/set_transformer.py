@@ -3,8 +3,8 @@ import jax
 import jax.numpy as jnp
 
 from mtl_jax.base_learner import product
-from mtl_jax.support_classifiers import class_means
 from mtl_jax.systems import metric
+from mtl_jax.systems.support_classifiers import class_means
 from mtl_jax.types import Array, Backbone, BackboneVars, Tree
 
 _LEAST_VARIANCE = 1e-5

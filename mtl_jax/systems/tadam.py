@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from mtl_jax import base_learner, inner_loop, parts
 from mtl_jax.base_learner import product
 from mtl_jax.configs import InnerLoop
-from mtl_jax.support_classifiers import class_means
 from mtl_jax.systems import metric
+from mtl_jax.systems.support_classifiers import class_means
 from mtl_jax.types import Array, Backbone, BackboneVars, Episode, Tree
 
 _START_SCALE = 5.0  # the middle of the values that the paper chooses from

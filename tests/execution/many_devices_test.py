@@ -1,4 +1,5 @@
 """Eight devices against one: the same parameters to rounding, and one all-reduce a step."""
+import dataclasses
 import functools
 import re
 
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 from mtl_jax import scale_shift, sharding
-from mtl_jax.configs import InnerLoop, MetaTestConfig, MetaTrainConfig, PretrainConfig
+from mtl_jax.configs import InnerLoop, Learn, MetaTestConfig, MetaTrainConfig, PretrainConfig
 from mtl_jax.execution import from_host, on_device, placement
 from mtl_jax.phases import encoding, meta_test, meta_train, pretrain
 from mtl_jax.runs.checkpoints import Checkpoints
 from mtl_jax.types import BaseLearner, MetaParams
+from tests.backbones import public_networks_test
 from tests.execution.toy_phases import ROOT, network
 from tests.phases import toy_pool
 
@@ -87,6 +89,35 @@ def test_the_steady_loop_is_donated_compiled_once_and_transfers_nothing(
   assert len(traced) == 1
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state, middle)))
   assert_close(jax.tree.map(np.array, end), on_one(phase))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['efficientnet_lite0', 'vit_small_16'])
+@pytest.mark.parametrize('room', [on_device, from_host])
+def test_a_large_network_on_four_devices_learns_what_it_does_on_one(name, room):
+  backbone, variables, _ = public_networks_test.network(name)  # of 32 pixels, narrow
+  variables = variables._replace(params=jax.tree.map(  # else all features are nearly the same
+      lambda x: 2 * x if x.ndim > 1 else x, variables.params))
+  times = 32 // POOL.images.shape[1]
+  pool = POOL._replace(images=np.repeat(np.repeat(POOL.images, times, 1), times, 2))
+  config = dataclasses.replace(META, learn=Learn(scale_per='channel'), microbatch=1)
+
+  def learned(layout):
+    state = placement.replicate(jax.tree.map(
+        np.array, meta_train.init(backbone, variables, config)), layout)
+    with room.meta_training(ROOT, variables, pool, backbone=backbone, config=config,
+                            layout=layout) as advance:
+      return jax.tree.map(np.array, advance(state))
+
+  (one, metrics), (four, metrics_of_four) = learned(None), learned(layout_of(4))
+  assert_close(metrics_of_four, metrics)
+  # The averages of the gradients: Adam makes parameters of the rounding of gradients near zero.
+  first, of_four = (jax.tree.leaves(state.opt_state[0].mu) for state in (one, four))
+  largest = max(np.abs(leaf).max() for leaf in first)
+  for a, b in zip(first, of_four, strict=True):
+    np.testing.assert_allclose(b, a, atol=1e-5 * largest)
+  gains = jax.tree.leaves(one.meta_params.scale_shift)
+  assert max(np.abs(gain - np.round(gain)).max() for gain in gains) > 1e-4  # they moved
 
 
 def test_one_all_reduce_per_step_in_the_compiled_program():

@@ -8,7 +8,7 @@ import pytest
 from launch import command, quickstart
 from mtl_jax import configs, runs
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import workdirs
+from mtl_jax.runs import array_files
 
 SHIFT = {'mtl_ht': 0.1, 'mtl': 0.05, 'ft_theta': 0.0, 'pretrain': 0.0}  # over update θ
 
@@ -32,7 +32,7 @@ class Phases:
     self.tuned.append(tuned)
     accuracies = np.random.default_rng(0).uniform(0.2, 0.8, config.num_tasks) + SHIFT[row]
     os.makedirs(workdir)
-    workdirs.write_array(workdir, 'accuracies.npy', accuracies)
+    array_files.write(workdir, 'accuracies.npy', accuracies)
     accuracy, ci95 = meta_test.summarize(accuracies)
     return {'accuracy': accuracy, 'ci95': ci95, 'inner_lr': 0.03, 'num_tasks': config.num_tasks,
             'seconds': 1.0}

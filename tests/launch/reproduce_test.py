@@ -12,7 +12,7 @@ from launch.flags import declared, method, network, presets, task
 from launch.reproduction import budgets, curves, paper, presentation, rows
 from mtl_jax import configs, learnable, runs
 from mtl_jax.configs import Learn, PretrainConfig
-from mtl_jax.runs import tables, workdirs
+from mtl_jax.runs import array_files, tables, workdirs
 from tests import tiny_runs
 from tests.launch.ablation_test import ROWS
 from tests.phases import toy_dataset, toy_pool
@@ -55,7 +55,7 @@ class Phases:
       # Random numbers of its own: there are more files in the folder each time.
       files = tiny_runs.contents(pathlib.Path(workdir).parents[2])
       accuracies = np.random.default_rng(len(files)).uniform(size=config.num_tasks)
-      workdirs.write_array(workdir, 'accuracies.npy', accuracies.astype(np.float32))
+      array_files.write(workdir, 'accuracies.npy', accuracies.astype(np.float32))
     return self._finish(workdir, settings)
 
   def _finish(self, workdir, settings):

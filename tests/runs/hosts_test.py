@@ -72,7 +72,7 @@ def test_two_processes_one_is_killed_and_the_run_resumes(tmp_path):
   assert 'meta-trained on data' in (tmp_path / 'output0').read_text()
   assert 'validation' not in (tmp_path / 'output1').read_text()  # the first one speaks for both
   results = json.loads((two / 'results.json').read_text())
-  assert results['resumed_from'] >= 6 and results['steps'] == 30
+  assert results['resumed_from'] in range(3, 30, 3) and results['steps'] == 30
   assert (results['num_devices'], results['num_processes']) == (2, 2)
 
   tiny_runs.finished('meta_train', *RUN, f'--pretrained={tiny_runs.pretrained()}',

@@ -1,4 +1,4 @@
-"""settings.json, results.json and metrics.jsonl: any damage is found, links are not followed."""
+"""Settings, results, metrics and arrays of a run: any damage is found, links are not followed."""
 import json
 import os
 import random
@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from mtl_jax.runs import messages, metrics, records, workdirs
+from mtl_jax.runs import array_files, messages, metrics, records, workdirs
 from mtl_jax.untrusted import checked_json
 from tests import tiny_runs
 from tests.runs import kill_resume
@@ -45,6 +45,35 @@ def test_any_damage_of_an_object_is_found_or_changes_nothing(tmp_path):
 def test_an_object_without_a_checksum_is_taken_as_it_is(tmp_path):
   (tmp_path / 'settings.json').write_text(json.dumps(CONTENT))
   assert workdirs.read_json(tmp_path, 'settings.json') == CONTENT
+
+
+@pytest.mark.parametrize('values', [np.linspace(0, 1, 40, dtype=np.float32), np.float32(0.5)])
+def test_any_damage_of_an_array_is_found(tmp_path, values):
+  array_files.write(tmp_path, 'a.npy', values)
+  path = tmp_path / 'a.npy'
+  whole = path.read_bytes()
+  np.testing.assert_array_equal(array_files.read(path), values, strict=True)
+  np.testing.assert_array_equal(np.load(path), values, strict=True)  # as any other reader
+  for content in mutations(whole, 1000):
+    path.write_bytes(content)
+    if content == whole:
+      continue
+    with pytest.raises(ValueError, match=r'a\.npy is damaged: ') as found:
+      array_files.read(path)
+    assert len(str(found.value).splitlines()) == 1
+
+
+def test_an_array_without_a_checksum_is_taken_as_it_is(tmp_path):
+  np.save(tmp_path / 'a.npy', np.arange(3))
+  np.testing.assert_array_equal(array_files.read(tmp_path / 'a.npy'), [0, 1, 2])
+
+
+def test_an_array_is_written_whole_or_not_at_all(tmp_path):
+  array_files.write(tmp_path, 'a.npy', np.arange(3))
+  with pytest.raises(OSError, match='could not write'):
+    array_files.write(tmp_path / 'missing', 'a.npy', np.arange(4))
+  np.testing.assert_array_equal(np.load(tmp_path / 'a.npy'), [0, 1, 2])
+  assert [path.name for path in tmp_path.iterdir()] == ['a.npy']
 
 
 def test_any_damage_of_metrics_is_found(tmp_path, monkeypatch):

@@ -127,11 +127,3 @@ def test_a_second_process_is_kept_out_and_a_killed_one_lets_go(tmp_path):
     other.wait()
   with workdirs.in_use(tmp_path):
     assert (tmp_path / '.lock').exists()
-
-
-def test_an_array_is_written_whole_or_not_at_all(tmp_path):
-  workdirs.write_array(tmp_path, 'a.npy', np.arange(3))
-  with pytest.raises(OSError, match='could not write'):
-    workdirs.write_array(tmp_path / 'missing', 'a.npy', np.arange(4))
-  np.testing.assert_array_equal(np.load(tmp_path / 'a.npy'), [0, 1, 2])
-  assert [path.name for path in tmp_path.iterdir()] == ['a.npy']
