@@ -115,7 +115,7 @@ def test_a_large_network_on_four_devices_learns_what_it_does_on_one(name, room):
   first, of_four = (jax.tree.leaves(state.opt_state[0].mu) for state in (one, four))
   largest = max(np.abs(leaf).max() for leaf in first)
   for a, b in zip(first, of_four, strict=True):
-    np.testing.assert_allclose(b, a, atol=1e-5 * largest)
+    np.testing.assert_allclose(b, a, atol=3e-4 * largest)  # rounding crosses kinks of ReLU6
   gains = jax.tree.leaves(one.meta_params.scale_shift)
   assert max(np.abs(gain - np.round(gain)).max() for gain in gains) > 1e-4  # they moved
 
