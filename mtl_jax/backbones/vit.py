@@ -35,8 +35,7 @@ class VisionTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    x = nn.Conv(self.width, (self.patch,) * 2, self.patch, padding='VALID',
-                use_bias=not self.pre_norm, dtype=self.dtype, name='patches')(x)
+    x = _Patches(self.patch, self.width, not self.pre_norm, self.dtype, name='patches')(x)
     rows, columns = x.shape[1:3]
     x = x.reshape(x.shape[0], -1, self.width)
     token = self.param('class_token', _INIT, (self.width,))
@@ -56,6 +55,26 @@ class VisionTransformer(nn.Module):
     return x
 
 
+class _Patches(nn.Module):
+  """A convolution whose stride is its size, as one product: several times as fast on a CPU."""
+  patch: int
+  width: int
+  use_bias: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    side, channels = self.patch, x.shape[-1]
+    kernel = self.param('kernel', nn.initializers.lecun_normal(),
+                        (side, side, channels, self.width))
+    bias = self.param('bias', nn.initializers.zeros, (self.width,)) if self.use_bias else None
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    rows, columns = (length // side for length in x.shape[1:3])
+    x = x.reshape(-1, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
+    y = x.reshape(-1, rows, columns, side * side * channels) @ kernel.reshape(-1, self.width)
+    return y if bias is None else y + bias[None, None, None]
+
+
 class _Block(nn.Module):
   """x + attention(norm(x)), then x + mlp(norm(x)); DINOv2 scales both before it adds them."""
   heads: int
@@ -73,7 +92,7 @@ class _Block(nn.Module):
     x = x + self._scaled(y, 'scale1')
     y = _layer_norm(self.norm_epsilon, self.dtype, 'norm2')(x)
     y = _dense(4 * width, self.dtype, 'mlp1')(y)
-    y = y * nn.sigmoid(1.702 * y) if self.quick_gelu else nn.gelu(y, approximate=False)
+    y = y * nn.sigmoid(1.702 * y) if self.quick_gelu else _gelu(y)
     return x + self._scaled(_dense(width, self.dtype, 'mlp2')(y), 'scale2')
 
   def _scaled(self, y, name):
@@ -83,12 +102,21 @@ class _Block(nn.Module):
     return y * factor.astype(y.dtype)[None, None]
 
 
+def _gelu(y: jax.Array) -> jax.Array:
+  """y Φ(y), Φ the normal distribution; by erf, as PyTorch does, which is faster than by erfc."""
+  return 0.5 * y * (1 + jax.lax.erf(y * 0.5 ** 0.5))
+
+
 def _attention(qkv: jax.Array, heads: int) -> jax.Array:
   """softmax(q kᵀ / √d) v of each head; [B, n, 3 w] -> [B, n, w]."""
   batch, tokens, width = qkv.shape
-  q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, -1), 2, 0)
-  scores = jnp.einsum('bqhd,bkhd->bhqk', q, k) * q.shape[-1] ** -0.5
-  return jnp.einsum('bhqk,bkhd->bqhd', nn.softmax(scores), v).reshape(batch, tokens, width // 3)
+  # Heads beside the batch, as a CPU multiplies stacks of matrices in order faster than others; and
+  # the sum of the softmax divides what is mixed, which is smaller than the scores.
+  q, k, v = jnp.transpose(qkv.reshape(batch, tokens, 3, heads, -1), (2, 0, 3, 1, 4))
+  scores = jnp.einsum('bhqd,bhkd->bhqk', q * q.shape[-1] ** -0.5, k)
+  weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+  mixed = jnp.einsum('bhqk,bhkd->bhqd', weights, v) / jnp.sum(weights, axis=-1, keepdims=True)
+  return jnp.transpose(mixed, (0, 2, 1, 3)).reshape(batch, tokens, width // 3)
 
 
 def _dense(width, dtype, name):
