@@ -12,10 +12,11 @@ import jax
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
-# Makes XLA's own kernels, and not a slower library, compute the weight gradients of convolutions on
-# a CPU: pre-training of 4CONV takes half the time (docs/performance.md).
+# What XLA's own kernels, and not a slower library, shall compute on a CPU: the weight gradients of
+# convolutions, which halves the time of pre-training 4CONV, and operations on single elements, for
+# which the library makes whole arrays of broadcasts (docs/performance.md).
 _FLAG = '--xla_cpu_experimental_ynn_fusion_type'
-_VALUE = '-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
+_OURS = ('LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION', 'LIBRARY_FUSION_TYPE_ELTWISE')
 _ACCELERATOR_PACKAGES = ('jax_cuda12_plugin', 'jax_cuda13_plugin', 'jax_rocm7_plugin', 'libtpu')
 
 # Programs that compile faster than this are compiled again rather than kept.
@@ -71,7 +72,8 @@ def enable_compile_cache(folder: str | os.PathLike | None = None, *,
 def cpu_flags() -> str:
   """Returns the XLA flags that suit this library on a CPU; '' for a jaxlib that has no such flag.
   """
-  return f'{_FLAG}={_VALUE}' if knows(_FLAG, _VALUE) else ''
+  values = ','.join(f'-{value}' for value in _OURS if knows(_FLAG, value))
+  return f'{_FLAG}={values}' if values else ''
 
 
 def knows(*names: str) -> bool:
