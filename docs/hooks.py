@@ -8,7 +8,7 @@ _EXAMPLE = re.compile(r'^>>> .*\Z', re.MULTILINE | re.DOTALL)
 
 
 def on_page_markdown(markdown, page, config, files):
-  """Lets links out of docs/ lead to the repository; they stay text where none is named.
+  """Points links out of docs/ to the repository; they stay text where none is named.
 
   Args:
     markdown: of the page.

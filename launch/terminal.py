@@ -140,7 +140,7 @@ class _Lasting:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-  """Lets work go on where its output cannot be written: its reader has ended, or a disk is full."""
+  """Keeps work going where output cannot be written: its reader has ended, or a disk is full."""
   before = sys.stdout, sys.stderr
   sys.stdout, sys.stderr = map(_Lasting, before)
   try:

@@ -106,6 +106,8 @@ class PretrainConfig(Config):
     color: strength of colour jitter, in [0, 1].
     hidden_units: of a hidden layer between features and classes (the authors' PyTorch code has
       1000); 0 for none.
+    ema: decay of an exponential moving average of weights and running statistics, which is what is
+      validated and kept; 0 for none.
     steps_per_call: optimizer steps in one compiled call.
   """
   steps: int = 5000
@@ -118,6 +120,7 @@ class PretrainConfig(Config):
   flip: bool = True
   color: float = 0.0
   hidden_units: int = 0
+  ema: float = 0.0
   steps_per_call: int = 25
 
 

@@ -179,6 +179,7 @@ class PretrainState(NamedTuple):
   backbone: BackboneVars
   head: tuple[BaseLearner, ...]  # θ_base: [d, base classes], or a hidden layer before that
   opt_state: Tree
+  average: BackboneVars | None = None  # of the backbone along the steps, where one is kept
 
 
 class AdaptResult(NamedTuple):

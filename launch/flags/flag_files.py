@@ -9,7 +9,7 @@ _MOST_DEPTH = 10
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-  """Puts the flags of files in the place of --flagfile; blank lines and those with # are left out.
+  """Replaces --flagfile by the flags of its file; blank lines and those with # are left out.
 
   Args:
     arguments: of a command line; --flagfile=FILE or --flagfile FILE.

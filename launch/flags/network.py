@@ -55,6 +55,9 @@ PRETRAIN: Flags = (
     of_field(PretrainConfig, 'hidden_units', 'Units of a hidden layer before the base classes; '
              "the authors' PyTorch code has 1000."
              , least=0, most=65_536),
+    of_field(PretrainConfig, 'ema', 'Decay of an exponential moving average of weights and '
+             'statistics, such as 0.999, which is validated and kept; 0: the last ones.', least=0.0,
+             most=0.999999),
     of_field(PretrainConfig, 'steps_per_call', 'Optimizer steps in one compiled call.', least=1,
              most=1_000_000),
 )

@@ -15,8 +15,8 @@ from mtl_jax.phases import meta_test
 from mtl_jax.runs import records, workdirs
 from mtl_jax.types import Dataset
 
-from .. import meta_train, pretrain
-from ..flags import declared, method, network, presets, task
+from .. import meta_train
+from ..flags import declared, method, presets, task
 from . import curves, paper, presentation, summary, table_runs
 from .budgets import Budget
 
@@ -162,12 +162,8 @@ def _pretrain(request: Request, dataset: Dataset, workdir: str,
   if request.pretrained is not None:
     results = workdirs.read_results(workdir) or {}
   else:
-    values = _parse(pretrain.FLAGS, request.budget.pretrain)
-    results = runs.pretrain_run(
-        dataset, backbone=network.backbone_options(values),
-        config=network.pretrain_config(values, dataset),
-        validation=task.validation(values, method.inner(values)), seed=request.seeds[0],
-        workdir=workdir, readout=network.readout_options(values), machine=machine)
+    results = table_runs.pretrain(request.budget.pretrain, dataset, seed=request.seeds[0],
+                                  workdir=workdir, machine=machine)
   backbone = workdirs.read_settings(workdir)['backbone']['name']
   return {'backbone': backbone, **{name: results[name] for name in _OF_PRETRAINING}}
 

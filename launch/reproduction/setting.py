@@ -18,8 +18,8 @@ from mtl_jax.configs import TEST_LOOP, InnerLoop, MetaTestConfig
 from mtl_jax.runs import array_files, records
 from mtl_jax.types import Dataset
 
-from .. import meta_train, pretrain
-from ..flags import declared, method, network, task
+from .. import meta_train
+from ..flags import declared, method, task
 from . import setting_table, table_runs
 from .budgets import Budget
 from .setting_rows import RAW, ROWS, SETTINGS, Setting, pretrain_flags
@@ -107,13 +107,8 @@ def _pretrain(setting: Setting, request: Request, dataset: Dataset, workdir: str
               machine: runs.Machine) -> str:
   """Pre-trains the network of a setting, once for all that share it; returns its folder."""
   folder = os.path.join(workdir, setting.pretraining)
-  flags = pretrain_flags(setting, request.budget_name, request.budget)
-  values = declared.parse(pretrain.FLAGS, flags, require=False)
-  runs.pretrain_run(dataset, backbone=network.backbone_options(values),
-                    config=network.pretrain_config(values, dataset),
-                    validation=task.validation(values, method.inner(values)),
-                    seed=request.seeds[0], workdir=folder,
-                    readout=network.readout_options(values), machine=machine)
+  table_runs.pretrain(pretrain_flags(setting, request.budget_name, request.budget), dataset,
+                      seed=request.seeds[0], workdir=folder, machine=machine)
   return folder
 
 

@@ -6,7 +6,6 @@ batch norm where a row starts from random weights, and compared with update θ t
 inner rate of meta-transfer learning in training is the one at which update θ is best on validation
 tasks; rows that adapt θ alone are tested at a rate of their own.
 """
-import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -20,8 +19,8 @@ from mtl_jax.runs import array_files, finished, inner_rates, records
 from mtl_jax.runs.validation import Validation
 from mtl_jax.types import Dataset
 
-from .. import meta_train, pretrain
-from ..flags import declared, method, network, task
+from .. import meta_train
+from ..flags import declared, method, task
 from . import systems_table, table_runs
 from .budgets import Budget
 from .system_rows import ADAPTS_NETWORK, STEPS_FROM_RANDOM, SYSTEMS
@@ -103,14 +102,8 @@ def _run_all(request: Request, dataset: Dataset, workdir: str, machine: runs.Mac
 def _start(start: str, request: Request, dataset: Dataset, folder: str,
            machine: runs.Machine) -> str:
   """Makes the network that rows start from; returns its folder."""
-  values = _parse(pretrain.FLAGS, request.budget.pretrain)
-  config = network.pretrain_config(values, dataset)
-  if start == 'random':
-    config = dataclasses.replace(config, steps=0)
-  runs.pretrain_run(dataset, backbone=network.backbone_options(values), config=config,
-                    validation=task.validation(values, method.inner(values)),
-                    seed=request.seeds[0], workdir=folder,
-                    readout=network.readout_options(values), machine=machine)
+  flags = (*request.budget.pretrain, *(['--steps=0'] if start == 'random' else []))
+  table_runs.pretrain(flags, dataset, seed=request.seeds[0], workdir=folder, machine=machine)
   return folder
 
 

@@ -1,12 +1,19 @@
-"""What all reproductions share: a run that is gone on from, and how its tables are written."""
+"""What all reproductions share: runs that are gone on from, and how their tables are written."""
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
+from mtl_jax import runs
 from mtl_jax.runs import tables, workdirs
+from mtl_jax.types import Dataset
 
+from .. import pretrain as pretrain_command
+from ..flags import declared, method, network, task
+
+_SPENT = 'spent.json'
 Section = tuple[str, list[list[str]]]  # title, rows of cells
 
 
@@ -21,7 +28,8 @@ def run(workdir: str, settings: dict[str, Any], compute: Callable[[], dict[str, 
     write: writes the table, from its work directory and its results.
 
   Returns:
-    The content of `results.json`: the results, with the seconds of this process and the machine.
+    The content of `results.json`: the results, with the machine, and the seconds of all processes
+    that worked on it, but for those that were killed.
 
   Raises:
     ValueError: a work directory of another run.
@@ -31,14 +39,52 @@ def run(workdir: str, settings: dict[str, Any], compute: Callable[[], dict[str, 
   if (results := workdirs.read_results(workdir)) is not None:
     logging.info('the run in %s is finished: nothing to do', workdir)
     return results
-  began, began_cpu = time.monotonic(), time.process_time()
   with workdirs.in_use(workdir):
-    results = compute()
-    results |= {'seconds': time.monotonic() - began, 'cpu_seconds': time.process_time() - began_cpu,
-                **workdirs.describe_machine()}
+    with _timed(workdir) as spent:
+      results = compute()
+    results |= {**spent, **workdirs.describe_machine()}
     write(workdir, results)
     workdirs.write_results(workdir, results)
   return results
+
+
+@contextlib.contextmanager
+def _timed(workdir: str) -> Iterator[dict[str, float]]:
+  """Adds up what all processes have spent on a table, those that were stopped included."""
+  earlier = workdirs.read_json(workdir, _SPENT) or {'seconds': 0.0, 'cpu_seconds': 0.0}
+  began, began_cpu, spent = time.monotonic(), time.process_time(), {}
+  try:
+    yield spent
+  finally:
+    spent |= {'seconds': earlier['seconds'] + time.monotonic() - began,
+              'cpu_seconds': earlier['cpu_seconds'] + time.process_time() - began_cpu}
+    workdirs.write_json(workdir, _SPENT, spent)
+
+
+def pretrain(flags: Sequence[str], dataset: Dataset, *, seed: int, workdir: str,
+             machine: runs.Machine) -> dict[str, Any]:
+  """Pre-trains a network once.
+
+  Args:
+    flags: of `launch.pretrain`; of a flag given twice the last counts.
+    dataset: the images.
+    seed: of the run.
+    workdir: of the run; what is finished there is not run again.
+    machine: where and how it computes.
+
+  Returns:
+    The content of its `results.json`.
+
+  Raises:
+    ValueError: settings that make no sense, or a work directory of another run.
+    OSError: something could not be written.
+  """
+  values = declared.parse(pretrain_command.FLAGS, flags, require=False)
+  return runs.pretrain_run(dataset, backbone=network.backbone_options(values),
+                           config=network.pretrain_config(values, dataset),
+                           validation=task.validation(values, method.inner(values)), seed=seed,
+                           workdir=workdir, readout=network.readout_options(values),
+                           machine=machine)
 
 
 def markdown(title: str, results: Mapping[str, Any], caption: str, header: Sequence[str],

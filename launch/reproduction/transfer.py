@@ -20,8 +20,8 @@ from mtl_jax.runs.validation import Validation
 from mtl_jax.types import Dataset
 from mtl_jax.weights import known, public_files, public_runs
 
-from .. import meta_train, pretrain
-from ..flags import declared, method, network, task
+from .. import meta_train
+from ..flags import declared, method, task
 from . import curves, table_runs, transfer_rows, transfer_table
 from .transfer_rows import SCRATCH, Budget
 
@@ -110,11 +110,8 @@ def _source(place, budget, load, workdir, machine):
   if place.source == SCRATCH:
     dataset = load(place.target, None, None)
     folder = os.path.join(workdir, place.target, SCRATCH, f'pretrain_seed{place.seed}')
-    values = _parse(pretrain.FLAGS, (*budget.scratch, '--feature_norm=l2'))
-    runs.pretrain_run(dataset, backbone=network.backbone_options(values),
-                      config=network.pretrain_config(values, dataset),
-                      validation=task.validation(values, method.inner(values)), seed=place.seed,
-                      workdir=folder, readout=_READOUT, machine=machine)
+    table_runs.pretrain((*budget.scratch, '--feature_norm=l2'), dataset, seed=place.seed,
+                        workdir=folder, machine=machine)
     return folder, dataset
   folder = place.source
   if place.source in known.NAMES:

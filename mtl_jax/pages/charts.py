@@ -181,7 +181,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _frame(scale: _Scale, x_label: str, y_label: str, drawn: Sequence[Html]) -> Html:
-  """Puts axes around what is drawn."""
+  """Draws axes around what is drawn."""
   bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
   parts = []
   for value in ticks(*scale.y):

@@ -19,7 +19,7 @@ _MOST_CLASSES = 60
 
 
 def classifiers(found: Sequence[Photos], pictures: Pictures | None) -> Section | None:
-  """Tells of each classifier how good it is, what it confuses, and which photos look mislabelled.
+  """Describes how good each classifier is, what it confuses, and which photos look mislabelled.
 
   Args:
     found: any; None is returned where there is none.

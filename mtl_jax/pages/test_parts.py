@@ -114,7 +114,7 @@ def tasks(tests: Sequence[Test]) -> Section | None:
 
 
 def classes(seen: Sequence[Seen], pictures: Pictures) -> Section | None:
-  """Tells which classes are hardest, and which are taken for which.
+  """Lists the hardest classes, and draws which classes are taken for which.
 
   Args:
     seen: meta-tests; None is returned where there is none.

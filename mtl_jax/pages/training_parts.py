@@ -66,7 +66,7 @@ def _line(run: Training, color: int, name: str) -> Line:
 
 
 def failures(trainings: Sequence[Training]) -> Section | None:
-  """Tells how the collection of failure classes moved, in the thirds of each meta-training.
+  """Describes how the collection of failure classes moved in the thirds of each meta-training.
 
   Args:
     trainings: any; None is returned where none recorded it.
@@ -96,7 +96,7 @@ def _most_common(found: Sequence[int], names: Sequence[str]) -> list[str]:
 
 
 def scale_and_shift(trainings: Sequence[Training]) -> Section | None:
-  """Tells of each layer how far its scales are from 1 and its shifts from 0.
+  """Lists how far the scales of each layer are from 1, and its shifts from 0.
 
   Args:
     trainings: any; None is returned where none has scale and shift.

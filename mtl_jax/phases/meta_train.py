@@ -234,7 +234,7 @@ def cycle(state: MetaState, root_key: Array, backbone_vars: BackboneVars, pool: 
 
 
 def failure_metrics(failures: Array) -> dict[str, jax.Array]:
-  """Tells in two numbers of which classes the hard tasks of a cycle were made.
+  """Summarises in two numbers of which classes the hard tasks of a cycle were made.
 
   Args:
     failures: int32 [classes], the multiset of failure classes at the end of the cycle.

@@ -22,7 +22,7 @@ from mtl_jax.types import (
   Tree,
 )
 
-__all__ = ['PretrainConfig', 'batch_keys', 'classify', 'init', 'loss', 'make_optimizer',
+__all__ = ['PretrainConfig', 'batch_keys', 'classify', 'init', 'learned', 'loss', 'make_optimizer',
            'many_steps', 'step', 'step_on']
 
 Trained = tuple[Tree, tuple[BaseLearner, ...]]  # (backbone params, head)
@@ -71,7 +71,18 @@ def init(key: Array, backbone: Backbone, num_classes: int, config: PretrainConfi
     kernel = jax.nn.initializers.he_normal()(hidden_key, shape)
     head = (BaseLearner(kernel, jnp.zeros(config.hidden_units)), *head)
   opt_state = make_optimizer(config).init((variables.params, head))
-  return PretrainState(jnp.zeros((), jnp.int32), variables, head, opt_state)
+  # A copy, as the arrays of a state are donated to its next step.
+  average = jax.tree.map(jnp.copy, variables) if config.ema else None
+  return PretrainState(jnp.zeros((), jnp.int32), variables, head, opt_state, average)
+
+
+def learned(state: PretrainState) -> BackboneVars:
+  """Returns Θ: the average of the backbone along the steps where one is kept, else the last.
+
+  Args:
+    state: after any step.
+  """
+  return state.backbone if state.average is None else state.average
 
 
 def classify(head: tuple[BaseLearner, ...], features: Array) -> jax.Array:
@@ -188,8 +199,20 @@ def step_on(state: PretrainState, images: Array, labels: Array, keys: BatchKeys,
       trained, state.backbone.batch_stats, images, labels, backbone=backbone, config=config)
   updates, opt_state = make_optimizer(config).update(gradient, state.opt_state, trained)
   params, head = cast(Trained, optax.apply_updates(trained, updates))
-  state = PretrainState(state.step + 1, BackboneVars(params, new_stats), head, opt_state)
+  backbone_vars = BackboneVars(params, new_stats)
+  average = _averaged(state, backbone_vars, config)
+  state = PretrainState(state.step + 1, backbone_vars, head, opt_state, average)
   return state, {'loss': value, 'accuracy': accuracy}
+
+
+def _averaged(state: PretrainState, latest: BackboneVars, config: PretrainConfig
+              ) -> BackboneVars | None:
+  """w̄ <- d w̄ + (1 - d) w, d = min(ema, (1 + t) / (10 + t)), so that the start is forgotten."""
+  if state.average is None:
+    return None
+  t = state.step.astype(jnp.float32)
+  decay = jnp.minimum(config.ema, (1 + t) / (10 + t))
+  return jax.tree.map(lambda mean, w: mean + (1 - decay) * (w - mean), state.average, latest)
 
 
 def many_steps(state: PretrainState, root_key: Array, pool: ImagePool, *, backbone: Backbone,

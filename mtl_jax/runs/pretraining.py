@@ -69,8 +69,8 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
 
   training = Training(
       start, train, lambda state: score(
-          learnable.nothing_learned(network, state.backbone, validation.way, validation.inner),
-          state.backbone),
+          learnable.nothing_learned(network, pretrain.learned(state), validation.way,
+                                    validation.inner), pretrain.learned(state)),
       lambda config, steps: dataclasses.replace(config, steps=steps),
       config.steps_per_call, validation.every)
   config, fitted = trainings.run(
@@ -78,4 +78,5 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
       trackers=machine.trackers,
       num_steps=records.whole_calls(config.steps, config.steps_per_call))
   return records.finish(workdir, settings | {'config': configs.to_json(config)}, fitted, layout,
-                        {models.BACKBONE: fitted.state.backbone}, dataset.class_names.get('train'))
+                        {models.BACKBONE: pretrain.learned(fitted.state)},
+                        dataset.class_names.get('train'))

@@ -215,6 +215,26 @@ def test_every_image_gets_the_label_of_its_class_where_classes_differ_in_size():
   assert metrics['accuracy'] == 1 and metrics['loss'] < 1e-6
 
 
+def test_the_average_of_the_weights_follows_its_formula():
+  backbone, _ = tiny_network()
+  pool = toy_pool(SIZES)
+  config = pretrain.PretrainConfig(batch_size=8, crop_padding=1, lr=0.1, ema=0.4)
+  plain = dataclasses.replace(config, ema=0.0)
+  state, alone = (pretrain.init(jax.random.key(0), backbone, len(SIZES), each)
+                  for each in (config, plain))
+  expected = jax.tree.map(np.float64, state.backbone)
+  for t in range(4):
+    state, _ = pretrain.step(state, ROOT, pool, backbone=backbone, config=config)
+    alone, _ = pretrain.step(alone, ROOT, pool, backbone=backbone, config=plain)
+    decay = min(0.4, (1 + t) / (10 + t))
+    expected = jax.tree.map(lambda mean, w, d=decay: d * mean + (1 - d) * np.float64(w), expected,
+                            state.backbone)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+               pretrain.learned(state), expected)
+  jax.tree.map(np.testing.assert_array_equal, state.backbone, alone.backbone)  # it changes no step
+  assert alone.average is None and pretrain.learned(alone) is alone.backbone
+
+
 def test_a_hidden_layer_before_the_classes():
   backbone, _ = tiny_network()
   config = pretrain.PretrainConfig(hidden_units=7)

@@ -89,7 +89,7 @@ def mlflow(calls, *, broken=()):
 
 
 def install(monkeypatch, *modules):
-  """Puts modules where an import finds them, installed or not.
+  """Installs modules where an import finds them, whether they are there or not.
 
   Args:
     monkeypatch: of pytest; it takes them away again.
