@@ -68,7 +68,7 @@ SYSTEMS = {
     'reptile': System('Reptile', 'random', (*_FROM_RANDOM, *_NETWORK, '--inner=reptile')),
     'implicit_maml': System('iMAML: implicit gradient', 'random', (
         *_FROM_RANDOM, '--inner=implicit_maml', '--inner_lr=0.1', '--inner_steps=16',
-        '--test_inner_steps=16', '--regularization=2', '--gradient_order=implicit')),
+        '--test_inner_steps=16', '--regularization=2')),
     'maml_deep': System('MAML deep, FT[Θ;θ], HT', 'pretrained', (_FT, *_NETWORK, '--hard_tasks'),
                         _of_table(2, 'ResNet-12')),
     'set_transformer': System('FEAT-like set transformer on frozen features', 'pretrained',

@@ -4,6 +4,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import dtypes
 
 from mtl_jax.backbones.positions import Interpolation, resample
 
@@ -68,7 +69,7 @@ class _Patches(nn.Module):
     kernel = self.param('kernel', nn.initializers.lecun_normal(),
                         (side, side, channels, self.width))
     bias = self.param('bias', nn.initializers.zeros, (self.width,)) if self.use_bias else None
-    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     rows, columns = (length // side for length in x.shape[1:3])
     x = x.reshape(-1, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
     y = x.reshape(-1, rows, columns, side * side * channels) @ kernel.reshape(-1, self.width)

@@ -9,7 +9,7 @@ from absl import flags
 
 from launch import command, meta_train, pretrain
 from launch.flags import declared, method, network, presets, task
-from launch.reproduction import budgets, curves, paper, presentation, rows
+from launch.reproduction import budgets, curves, paper, presentation, rows, table_runs
 from mtl_jax import configs, learnable, runs
 from mtl_jax.configs import Learn, PretrainConfig
 from mtl_jax.runs import array_files, tables, workdirs
@@ -70,7 +70,8 @@ class Phases:
 
 def reproduce(request, workdir, stop_at=None):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(rows, 'runs', Phases())
+    for module in (rows, table_runs):
+      patch.setattr(module, 'runs', Phases())
     patch.setattr(Phases, 'stop_at', stop_at)
     return rows.reproduce(request, dataset(), workdir=str(workdir), machine=runs.Machine(),
                           command='python -m launch.reproduce')
@@ -159,6 +160,7 @@ def test_each_row_has_the_settings_of_the_method_that_it_is_named_after(ablation
 def test_a_stopped_reproduction_runs_only_what_was_not_finished(ablation):
   workdir, stopped = ablation
   after = tiny_runs.contents(workdir)
+  assert stopped.pop('spent.json') != after.pop('spent.json')  # the time of both
   assert stopped.items() <= after.items()
   new = {path.split('/')[0] for path in after.keys() - stopped.keys()}
   assert new == {'ss_all_ht_1shot_seed0', 'results.json', 'table.md'}
