@@ -83,6 +83,35 @@ def test_a_depthwise_convolution_and_its_gradients(size, kernel, stride):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)
 
 
+@pytest.mark.parametrize('shape, kernel, strides, padding', [
+    ((7, 10), (3, 2), (1, 1), 'VALID'), ((6, 9), (2, 5), (2, 1), 'SAME'),
+    ((11, 5), (1, 2), (3, 2), ((2, 0), (0, 1))), ((8, 8), (3, 3), (2, 2), ((0, 0), (0, 0)))])
+def test_the_gradients_of_a_depthwise_convolution_have_gradients(shape, kernel, strides, padding):
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    x, filters = rng.normal(size=(2, *shape, 3)), rng.normal(size=(*kernel, 1, 3))
+
+    def by_lax(x, filters):
+      return jax.lax.conv_general_dilated(x, filters, strides, padding, feature_group_count=3,
+                                          dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+    def ours(x, filters):
+      return depthwise.conv(x, filters, strides, padding)
+
+    def slopes(conv):
+      def loss(x, filters):
+        return jnp.sum(jnp.sin(conv(x, filters)))
+
+      def length(x, filters):
+        return sum(jnp.sum(jnp.cos(g)) for g in jax.grad(loss, argnums=(0, 1))(x, filters))
+
+      return [jax.grad(one, argnums=(0, 1))(x, filters) for one in (loss, length)]
+
+    np.testing.assert_allclose(ours(x, filters), by_lax(x, filters), atol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), slopes(ours),
+                 slopes(by_lax))
+
+
 def test_what_is_not_depthwise():
   x = jnp.zeros((1, 4, 4, 6))
   for shape, groups in (((3, 3, 1, 6), 1), ((3, 3, 2, 6), 3), ((3, 3, 1, 12), 6)):
