@@ -83,15 +83,15 @@ def show(results: Mapping[str, Any]) -> None:
 
 
 def sections(results: Mapping[str, Any]) -> list[Section]:
-  """Returns (title, rows of cells) for each source, target and number of shots.
+  """Returns (title, rows of cells) for each source, target, number of shots and of base classes.
 
   Args:
     results: of the table.
   """
   found: dict[str, list[list[str]]] = {}
   for cell in results['cells']:
-    if cell['part'] == 'all':
-      found.setdefault(_title(cell), []).append(_line(cell))
+    of_part = '' if cell['part'] == 'all' else f', {cell["facts"][0]["base_classes"]} base classes'
+    found.setdefault(_title(cell) + of_part, []).append(_line(cell))
   return list(found.items())
 
 

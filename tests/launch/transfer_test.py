@@ -44,6 +44,8 @@ def test_the_table_and_the_figure_of_classes(tmp_path):
   assert '## letters, imagenet, 5-way 1-shot' in text
   assert '| SS[Θ;θ] per channel, HT |' in text
   assert '+12.00 ± 0.00 (over seeds ± 0.00: +12.00, +12.00)' in text
+  assert text.count('| SS[Θ;θ] per channel, HT |') == 2  # of all base classes, and of a quarter
+  assert '## letters, imagenet, 5-way 1-shot, 8 base classes' in text
   assert '12,345' in text and '![accuracy against' in text
   assert {path.name for path in tmp_path.iterdir()} == {'table.md', 'classes.png', 'classes.svg'}
 
