@@ -95,11 +95,9 @@ def run(values: FlagValues) -> None:
   Args:
     values: parsed flags.
   """
-  if values.table == 'transfer':
-    _transfer(values)
-    return
-  if values.table in ('systems', 'setting'):
-    _systems(values) if values.table == 'systems' else _setting(values)
+  others = {'transfer': _transfer, 'systems': _systems, 'setting': _setting}
+  if values.table in others:
+    others[values.table](values)
     return
   request = request_of(values)
   results = rows.reproduce(

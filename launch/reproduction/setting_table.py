@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mtl_jax.phases import meta_test
-from mtl_jax.runs import paired
+from mtl_jax.runs import paired, tables
 
 from . import table_runs
 from .setting_rows import FACTORS, OURS, PAPERS, ROWS, SAYS, SETTINGS, Setting
@@ -82,7 +82,7 @@ def write(workdir: str, results: Mapping[str, Any]) -> None:
   lines = table_runs.markdown("The paper's setting taken apart", results, _caption(results),
                               _HEADER, sections(results))
   for title, rows in effects(results):
-    lines += ['', f'## {title}', '', table_runs.tables.markdown(_effect_header(), rows)]
+    lines += ['', f'## {title}', '', tables.markdown(_effect_header(), rows)]
   table_runs.write(workdir, lines)
 
 
@@ -94,8 +94,8 @@ def show(results: Mapping[str, Any]) -> None:
   """
   for (title, rows), (effect_title, effect_rows) in zip(
       sections(results), effects(results), strict=True):
-    table_runs.tables.show_columns(title, _HEADER, rows)
-    table_runs.tables.show_columns(effect_title, _effect_header(), effect_rows)
+    tables.show_columns(title, _HEADER, rows)
+    tables.show_columns(effect_title, _effect_header(), effect_rows)
   print(_caption(results))
 
 

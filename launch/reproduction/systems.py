@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from mtl_jax import episodes, runs
+from mtl_jax import runs
 from mtl_jax.configs import TEST_LOOP, MetaTestConfig
 from mtl_jax.runs import array_files, finished, inner_rates, records
 from mtl_jax.runs.validation import Validation
@@ -56,9 +56,7 @@ def reproduce(request: Request, dataset: Dataset, *, workdir: str, command: str,
     ValueError: settings that make no sense, or a work directory of another run.
     OSError: something could not be written, or another process works there.
   """
-  for split in ('train', 'val', 'test'):  # the last row fails at once, not after hours
-    episodes.check_episode(getattr(dataset, split), way=WAY, shot=max(request.shots), query=1,
-                           split=split)
+  table_runs.check_tasks(dataset, way=WAY, shots=request.shots)
 
   def compute():
     done = list(_run_all(request, dataset, workdir, machine))

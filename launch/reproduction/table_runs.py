@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import logging
 
-from mtl_jax import runs
+from mtl_jax import episodes, runs
 from mtl_jax.runs import tables, workdirs
 from mtl_jax.types import Dataset
 
@@ -59,6 +59,21 @@ def _timed(workdir: str) -> Iterator[dict[str, float]]:
     spent |= {'seconds': earlier['seconds'] + time.monotonic() - began,
               'cpu_seconds': earlier['cpu_seconds'] + time.process_time() - began_cpu}
     workdirs.write_json(workdir, _SPENT, spent)
+
+
+def check_tasks(dataset: Dataset, *, way: int, shots: Sequence[int]) -> None:
+  """Refuses data that could not give the tasks of a table: at once, and not after hours.
+
+  Args:
+    dataset: the images.
+    way: N.
+    shots: of all columns.
+
+  Raises:
+    ValueError: a split has too few classes, or classes with too few images.
+  """
+  for split in ('train', 'val', 'test'):
+    episodes.check_episode(getattr(dataset, split), way=way, shot=max(shots), query=1, split=split)
 
 
 def pretrain(flags: Sequence[str], dataset: Dataset, *, seed: int, workdir: str,

@@ -12,6 +12,7 @@ import numpy as np
 from mtl_jax.runs import workdirs
 from mtl_jax.untrusted import regular
 
+_MOST_BYTES = 2**30
 _MARK = b'\ncrc32 '
 _LENGTH = len(_MARK) + 8  # of the trailer: the mark, then eight hexadecimal digits
 
@@ -44,7 +45,7 @@ def read(path: str | os.PathLike) -> np.ndarray:
     ValueError: it is damaged, or no array of numbers.
   """
   path = os.fspath(path)
-  regular.check(path)
+  regular.check(path, _MOST_BYTES)
   with open(path, 'rb') as file:
     content = file.read()
   if content[-_LENGTH:].startswith(_MARK):
