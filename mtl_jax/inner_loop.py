@@ -35,10 +35,12 @@ class Adaptation(NamedTuple):
     adapts_network: whether tasks adapt kernels of their own, so that `batching` makes a difference.
     init: pure, (backbone, backbone_vars, way) -> what it has as θ: any tree; by default a linear
       base-learner of zeros.
+    learns_rates: whether the logits have a gradient with respect to the rates.
   """
   adapt: Callable[..., jax.Array]
   adapts_network: bool = False
   init: Callable[[Backbone, BackboneVars, int], Tree] = _linear
+  learns_rates: bool = True
 
 
 def encode(backbone_vars: BackboneVars, images: Array, *, backbone: Backbone,
@@ -159,7 +161,8 @@ OWN = frozenset(LOOPS)  # those of meta-transfer learning and its ablation
 
 
 def register(name: str, adapt: Callable[..., jax.Array], *, adapts_network: bool = False,
-             init: Callable[[Backbone, BackboneVars, int], Tree] = _linear) -> None:
+             init: Callable[[Backbone, BackboneVars, int], Tree] = _linear,
+             learns_rates: bool = True) -> None:
   """Makes an inner loop of your own known by name, so that whole runs on disk take it.
 
   `InnerLoop(adapts=name)` then stands for it; `InnerLoop(adapts=adapt)` does without a name, but
@@ -174,6 +177,8 @@ def register(name: str, adapt: Callable[..., jax.Array], *, adapts_network: bool
       in memory together, and `batching` is chosen by measurement.
     init: pure, (backbone, backbone_vars, way) -> θ, the parameters of its own that the outer loop
       learns: any tree, such as {} or a temperature. By default a linear base-learner of zeros.
+    learns_rates: whether the logits have a gradient with respect to the rates, so that these may be
+      learned (`Learn.inner_lr`).
 
   Raises:
     ValueError: the name is taken.
@@ -181,7 +186,7 @@ def register(name: str, adapt: Callable[..., jax.Array], *, adapts_network: bool
   if name in LOOPS:
     raise ValueError(f'expected a name for the inner loop other than {", ".join(LOOPS)}, got '
                      f'{name!r}')
-  LOOPS[name] = Adaptation(adapt, adapts_network, init)
+  LOOPS[name] = Adaptation(adapt, adapts_network, init, learns_rates)
 
 
 def find(adapts: str | Callable[..., jax.Array]) -> Adaptation:

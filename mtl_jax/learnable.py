@@ -76,6 +76,9 @@ def check_combination(backbone: Backbone, params: Tree, learn: Learn, inner: Inn
     (learn.inner_lr != 'fixed' and inner.gradient_order != 'second',
      f'learn_inner_lr={learn.inner_lr} with gradient_order={inner.gradient_order}: its gradient '
      'goes through the inner loop; choose gradient_order=second'),
+    (learn.inner_lr != 'fixed' and not inner_loop.find(inner.adapts).learns_rates,
+     f'learn_inner_lr={learn.inner_lr} with adapts={inner.adapts}, which has no gradient with '
+     'respect to its rates; choose inner_lr=fixed'),
     (not inner.regularization >= 0,
      f'regularization of {inner.regularization}: expected at least 0'))
   for is_so, why in senseless:

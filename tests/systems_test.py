@@ -169,6 +169,22 @@ def test_a_system_without_parameters_leaves_nothing_to_learn_over_a_frozen_netwo
       meta_train.check_config(backbone, variables, config)
 
 
+@pytest.mark.parametrize('name', sorted(set(inner_loop.LOOPS) - {'own'}))
+def test_rates_are_learned_where_they_have_a_gradient_and_refused_elsewhere(name):
+  backbone, variables, tasks = episodes_of_images()
+  inner = InnerLoop(adapts=name, steps=1, lr=0.1, regularization=0.5 * (name == 'implicit_maml'))
+  loop = inner_loop.find(name)
+  theta = random_like(loop.init(backbone, variables, WAY))
+  slope = jax.grad(lambda rate: jnp.sum(jnp.cos(loop.adapt(
+      theta, variables, rate, tasks, backbone=backbone, inner=inner))))(0.1)
+  assert (np.abs(slope) > 0) == loop.learns_rates
+  config = MetaTrainConfig(inner=inner, learn=Learn('ft', inner_lr='scalar'))
+  if loop.learns_rates:
+    return meta_train.check_config(backbone, variables, config)
+  with pytest.raises(ValueError, match='no gradient with respect to its rates'):
+    meta_train.check_config(backbone, variables, config)
+
+
 def test_boil_moves_the_network_and_not_the_classifier():
   """One step of it, against a gradient taken by hand."""
   backbone, variables, tasks = episodes_of_images(tasks=1)

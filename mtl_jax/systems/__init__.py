@@ -37,15 +37,18 @@ from mtl_jax.systems import (
 __all__ = ['implicit_maml', 'metric', 'network_rates', 'relation', 'reptile', 'ridge',
            'set_transformer', 'support_classifiers', 'svm', 'tadam']
 
-register('prototypes', over_features(metric.prototypes), init=starting_at({}))
-register('cosine', over_features(metric.cosine), init=starting_at(metric.COSINE))
-register('matching', over_features(metric.matching), init=starting_at({}))
-register('ridge', over_features(ridge.score), init=starting_at(ridge.START))
-register('svm', over_features(svm.score), init=starting_at(svm.START))
-register('relation', over_features(relation.score), init=relation.init)
-register('set_transformer', over_features(set_transformer.score), init=set_transformer.init)
+# These have no inner steps whose rate could be learned.
+for _name, _score, _init in (
+    ('prototypes', metric.prototypes, starting_at({})),
+    ('cosine', metric.cosine, starting_at(metric.COSINE)),
+    ('matching', metric.matching, starting_at({})),
+    ('ridge', ridge.score, starting_at(ridge.START)),
+    ('svm', svm.score, starting_at(svm.START)),
+    ('relation', relation.score, relation.init),
+    ('set_transformer', set_transformer.score, set_transformer.init)):
+  register(_name, over_features(_score), init=_init, learns_rates=False)
+register('tadam', tadam.adapt, init=tadam.init, learns_rates=False)
 register('boil', network_rates.adapt_body, adapts_network=True)
 register('meta_sgd', network_rates.adapt_by_rates, adapts_network=True, init=network_rates.init)
-register('implicit_maml', implicit_maml.adapt, adapts_network=True)
-register('reptile', reptile.adapt, adapts_network=True)
-register('tadam', tadam.adapt, init=tadam.init)
+register('implicit_maml', implicit_maml.adapt, adapts_network=True, learns_rates=False)
+register('reptile', reptile.adapt, adapts_network=True, learns_rates=False)
