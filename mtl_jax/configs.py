@@ -217,17 +217,22 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(kind: type[T], found: Mapping[str, Any]) -> T:
-  """Makes a config of what `to_json` returned.
+  """Makes a config of what `to_json` returned, in this version of the library or an earlier one.
 
   Args:
     kind: class of the config.
-    found: its fields.
+    found: its fields. One that was not there yet has its default, which does what was done before.
 
   Raises:
-    ValueError: other fields than `kind` has, or a value that it may not have.
+    ValueError: a field that `kind` has not, none where it has no default, or a value that it may
+      not have.
   """
   fields = typing.get_type_hints(kind)
-  different = sorted(set(found) ^ set(fields)) if isinstance(found, Mapping) else ['its form']
+  needed = {field.name for field in dataclasses.fields(kind)
+            if field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING}
+  different = (sorted(set(found) - set(fields) | needed - set(found))
+               if isinstance(found, Mapping) else ['its form'])
   if different:
     raise ValueError(f'{kind.__name__} differs in {", ".join(different[:3])}')
   return kind(**{name: from_json(fields[name], value) if dataclasses.is_dataclass(fields[name])
