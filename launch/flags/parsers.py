@@ -122,6 +122,9 @@ class PathParser(TextParser):
     try:
       mode = os.stat(path).st_mode
     except (OSError, ValueError):  # it may be made later
+      if self._folder and os.path.islink(path):
+        raise Refused(f'expected --{self.name} to be a folder, got {path}, which is a link to '
+                      'nothing') from None
       return path
     if self._folder and not stat.S_ISDIR(mode):
       raise Refused(f'expected --{self.name} to be a folder, got {path}, which is '

@@ -2,7 +2,7 @@
 import functools
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,6 +22,7 @@ _PHOTOMETRIC = 262  # tag of TIFF files: what their zero means
 _WHITE_IS_ZERO = 0
 _MOST_16_BITS = 65535
 _BAND = 256  # rows that are converted at a time
+_HALVED = 90_000_000  # pixels with alpha beyond which an image is laid over white at half its size
 
 
 class MissingReader(ValueError):
@@ -100,7 +101,7 @@ def to_plain(image: Image.Image) -> Image.Image:
     raise ValueError('floating-point pixels, whose range is not known; save it with 8 or 16 bits')
   ImageOps.exif_transpose(image, in_place=True)
   if image.mode.startswith('I'):  # 16-bit grey; `convert` would clip at 255.
-    image = Image.fromarray(_from_16_bits(np.asarray(image), tags))
+    image = Image.fromarray(_from_16_bits(image, tags))
   if 'A' in image.mode or 'transparency' in image.info:
     return _over_white(image)
   return image if image.mode in ('L', 'RGB') else image.convert('RGB')
@@ -120,22 +121,30 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _over_white(image: Image.Image) -> Image.Image:
   """Lays an image over white, by bands: a large one would take several times its memory."""
-  laid = Image.new('RGB', image.size)
-  for top in range(0, image.height, _BAND):
-    band = image.crop((0, top, image.width, min(top + _BAND, image.height))).convert('RGBA')
+  by = 2 if image.width * image.height > _HALVED else 1
+  laid = Image.new('RGB', (-(-image.width // by), -(-image.height // by)))
+  for top, band in _bands(image):
+    band = band.convert('RGBA')
     white = Image.new('RGBA', band.size, 'white')
-    laid.paste(Image.alpha_composite(white, band).convert('RGB'), (0, top))
+    laid.paste(Image.alpha_composite(white, band).convert('RGB').reduce(by), (0, top // by))
   return laid
 
 
-def _from_16_bits(values: np.ndarray, tags: Mapping[int, Any] | None) -> np.ndarray:
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+  """Yields (first row, band of some rows)."""
+  for top in range(0, image.height, _BAND):
+    yield top, image.crop((0, top, image.width, min(top + _BAND, image.height)))
+
+
+def _from_16_bits(image: Image.Image, tags: Mapping[int, Any] | None) -> np.ndarray:
   """Scales grey values of 16 bits to 8: uint8 [H, W]."""
-  if tags is not None and (values.max() > _MOST_16_BITS or values.min() < 0):
-    raise ValueError('pixels of more than 16 bits, whose range is not known; save it with 8 or 16')
-  scaled = np.empty(values.shape, np.uint8)
-  for top in range(0, len(values), _BAND):  # by bands, as floats take eight bytes each
-    band = np.clip(values[top:top + _BAND].astype(np.float64), 0, _MOST_16_BITS)
-    scaled[top:top + _BAND] = np.rint(band / 257)
+  scaled = np.empty((image.height, image.width), np.uint8)
+  for top, band in _bands(image):  # as floats take eight bytes each
+    values = np.asarray(band)
+    if tags is not None and (values.max() > _MOST_16_BITS or values.min() < 0):
+      raise ValueError('pixels of more than 16 bits, whose range is not known; '
+                       'save it with 8 or 16')
+    scaled[top:top + _BAND] = np.rint(np.clip(values.astype(np.float64), 0, _MOST_16_BITS) / 257)
   # Of grey values of 8 bits Pillow sees to this itself.
   white_is_zero = tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
   return 255 - scaled if white_is_zero else scaled

@@ -29,6 +29,14 @@ def classifier() -> mtl_jax.classifiers.Classifier:
 
 
 @functools.cache
+def saved() -> pathlib.Path:
+  """Saves that classifier."""
+  path = tiny_runs.shared() / 'classifier.mtl'
+  classifier().save(path)
+  return path
+
+
+@functools.cache
 def exported(kind: str, ending: str = '.bin') -> pathlib.Path:
   """Exports the tiny pre-training, the tiny meta-training ('fixed': at its way), or a classifier.
   """

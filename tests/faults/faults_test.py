@@ -2,7 +2,7 @@
 import pytest
 
 from tests.faults import __main__ as faults
-from tests.faults import damage, readers, tally
+from tests.faults import bombs, command_lines, damage, readers, tally
 
 
 def failures(found):
@@ -11,7 +11,7 @@ def failures(found):
 
 @pytest.mark.slow
 def test_nothing_fails():
-  found = faults.run(num_kills=1, mutations=100, cases=200, seed=0)
+  found = faults.run(faults.Numbers(1, 1, 1, mutations=100, cases=200, lines=100), seed=0)
   assert not any(each.failures for each in found), failures(found)
 
 
@@ -24,10 +24,23 @@ def test_a_few_damages_of_the_cache_and_of_every_reader(tmp_path):
   assert sum(each.refused for each in found) > 100
 
 
+def test_bombs_but_for_the_largest_images(tmp_path):
+  [found] = bombs.explode(tmp_path, much=10**7)
+  assert not found.failures, failures([found])
+  assert found.tries > 20 and found.refused > 20
+
+
+def test_a_few_wrong_command_lines(tmp_path):
+  wrong, odd = command_lines.of_registry(tmp_path, 12, seed=2)
+  assert not wrong.failures + odd.failures, failures([wrong, odd])
+  assert wrong.tries + odd.tries == 12 and wrong.refused == wrong.tries > 6
+
+
 def test_the_table_sees_a_failure():
   found = tally.Tally('x')
   found.read('a', lambda: 1, lambda _: False)
   found.read('b', lambda: {}['y'], lambda _: True)
   found.read('c', lambda: int('z'), lambda _: True)
   assert (found.tries, found.refused, len(found.failures)) == (3, 1, 2)
-  assert '| x | 3 | 1 | 2 |\nx: a: read without a word\nx: b: KeyError' in tally.table([found])
+  assert '| x | 3 | 1 | 2 | 0.00 | ' in tally.table([found])
+  assert '|\nx: a: read without a word\nx: b: KeyError' in tally.table([found])

@@ -106,7 +106,7 @@ def test_paths(module, flag, odd_paths, monkeypatch):
   assert parsed(module, flag, '~/a[b]') == '/home/someone/a[b]'
   for value in OTHERS + odd_paths:
     found = parsed(module, flag, value)
-    no_folder = flag.shown == 'DIR' and os.path.exists(value.replace('\0', '_')) and not (
+    no_folder = flag.shown == 'DIR' and os.path.lexists(value.replace('\0', '_')) and not (
         os.path.isdir(value))
     assert isinstance(found, Refusal) == (value in ('', '\0') or no_folder), value
 

@@ -1,13 +1,11 @@
-"""Kills each phase at random moments, starts it again, and compares with an unbroken run.
+"""Kills a phase at a moment, starts it again, and compares with an unbroken run.
 
-  python -m tests.runs.kill_resume --kills=20 --phase=all
+`python -m tests.faults --kills=20` does so twenty times with each phase.
 """
-import argparse
 import json
 import pathlib
-import random
+import socket
 import subprocess
-import sys
 import time
 from typing import NamedTuple
 
@@ -15,8 +13,8 @@ from mtl_jax.runs.checkpoints import Checkpoints
 from tests import tiny_runs
 from tests.runs.toy_states import load_tree
 
-# meta_train_host: with images streamed from host memory.
-PHASES = ('pretrain', 'meta_train', 'meta_train_host', 'meta_test')
+# meta_train_host: with images streamed from host memory; meta_train_two: by two processes.
+PHASES = ('pretrain', 'meta_train', 'meta_train_host', 'meta_train_two', 'meta_test')
 # Some seconds of training each, a save every fraction of a second.
 LONGER = {'pretrain': ['--steps=160', '--validate_every=10'],
           'meta_train': ['--steps=64', '--validate_every=4'],
@@ -39,19 +37,42 @@ class Kill(NamedTuple):
 
 def command(phase: str, workdir: pathlib.Path) -> list[str]:
   """The launcher of a phase on the tiny data set."""
-  launcher = phase.removesuffix('_host')
+  launcher = phase.removesuffix('_host').removesuffix('_two')
   source = {'pretrain': [], 'meta_train': [f'--pretrained={tiny_runs.pretrained()}'],
             'meta_test': [f'--checkpoint={tiny_runs.meta_trained()}']}
-  images = ['--images=host'] if phase.endswith('_host') else []
-  return tiny_runs.command(launcher, *LONGER[launcher], *source[launcher], *images,
+  more = ['--images=host'] if phase.endswith('_host') else []
+  # Each process takes its own tasks of a meta-batch.
+  more += ['--meta_batch=2', '--num_hard_tasks=4'] if phase.endswith('_two') else []
+  return tiny_runs.command(launcher, *LONGER[launcher], *source[launcher], *more,
                            f'--workdir={workdir}')
+
+
+def start(phase: str, workdir: pathlib.Path, output=subprocess.DEVNULL) -> list[subprocess.Popen]:
+  """Starts the process of a phase, or both.
+
+  Args:
+    phase: one of PHASES.
+    workdir: of the run.
+    output: where the first one writes; the other is not heard.
+  """
+  commands = [command(phase, workdir)]
+  if phase.endswith('_two'):
+    with socket.socket() as free:
+      free.bind(('127.0.0.1', 0))
+      address = f'127.0.0.1:{free.getsockname()[1]}'
+    commands = [[*commands[0], f'--coordinator={address}', '--num_processes=2',
+                 f'--process_id={number}'] for number in range(2)]
+  return [subprocess.Popen(line, cwd=tiny_runs.ROOT, env=tiny_runs.environment(), text=True,
+                           stdout=subprocess.DEVNULL if number else output,
+                           stderr=subprocess.DEVNULL if number else subprocess.STDOUT)
+          for number, line in enumerate(commands)]
 
 
 def run_unbroken(phase: str, folder: pathlib.Path) -> Unbroken:
   """Runs twice, as the first run compiles; returns the second."""
   for name in ('compiling', 'unbroken'):
     began = time.monotonic()
-    _finish(phase, folder / name)
+    finish(phase, folder / name)
     seconds = time.monotonic() - began
   return Unbroken(seconds, outcome(folder / 'unbroken'))
 
@@ -69,11 +90,11 @@ def kill_and_resume(phase: str, workdir: pathlib.Path, unbroken: Unbroken, share
     A Kill.
   """
   seconds = share * unbroken.seconds
-  while not _killed_after(seconds, phase, workdir):
+  while not kill(phase, workdir, seconds):
     workdir, seconds = workdir.with_name(workdir.name + '_'), 0.9 * seconds
   steps = Checkpoints(workdir / 'checkpoints').steps()
   saving = any((workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp*'))
-  _finish(phase, workdir)
+  finish(phase, workdir)
   found = outcome(workdir)
   differing = [name for name in unbroken.outcome if found.get(name) != unbroken.outcome[name]]
   newest = steps[-1] if steps else None
@@ -110,68 +131,34 @@ def _bytes_of(tree) -> dict[str, tuple]:
           for path, data in _bytes_of(branch).items()}
 
 
-def _killed_after(seconds: float, phase: str, workdir: pathlib.Path) -> bool:
-  """Kills a run after some seconds: whether that came before its end."""
-  process = subprocess.Popen(command(phase, workdir), cwd=tiny_runs.ROOT,
-                             env=tiny_runs.environment(), stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
-  try:
-    process.wait(seconds)
-    return False
-  except subprocess.TimeoutExpired:
-    process.kill()
-    process.wait()
-    return not (workdir / 'results.json').exists()
+def finish(phase: str, workdir: pathlib.Path) -> None:
+  """Runs a phase to its end.
 
-
-def _finish(phase: str, workdir: pathlib.Path) -> None:
-  result = subprocess.run(command(phase, workdir), cwd=tiny_runs.ROOT, env=tiny_runs.environment(),
-                          capture_output=True, text=True, timeout=300)
-  if result.returncode != 0:
-    raise RuntimeError(f'{phase} in {workdir} ended with status {result.returncode}: '
-                       f'{result.stderr}')
-
-
-def many_kills(phase: str, kills: int, seed: int) -> int:
-  """Prints a line for each kill and one for all.
-
-  The first third of a run is imports and compiling, so one kill in five falls there and the others
-  on the rest, each on a random moment of its own part of it.
-
-  Returns:
-    How many runs ended otherwise than the unbroken one.
+  Raises:
+    RuntimeError: a process ended otherwise.
   """
-  folder = tiny_runs.shared() / 'kill_resume' / phase
-  folder.mkdir(parents=True)
-  unbroken = run_unbroken(phase, folder)
-  print(f'{phase}: unbroken run of {unbroken.seconds:.1f} s, {len(unbroken.outcome)} arrays and '
-        'files compared', flush=True)
-  moments, bad, saving = random.Random(seed), 0, 0
-  for index in range(kills):
-    share = (index + moments.random()) / kills
-    share = share / 0.2 / 3 if share < 0.2 else 1 / 3 + (share - 0.2) / 0.8 * 2 / 3
-    kill = kill_and_resume(phase, folder / str(index), unbroken, share)
-    bad, saving = bad + bool(kill.differing), saving + kill.saving
-    during = ', during a save' if kill.saving else ''
-    differing = '; '.join(kill.differing[:5])
-    print(f'{phase} kill {index + 1}: after {kill.seconds:.2f} s, newest step {kill.newest}'
-          f'{during}: {f"differs: {differing}" if differing else "bitwise equal"}', flush=True)
-  print(f'{phase}: {kills - bad} of {kills} bitwise equal, {saving} killed during a save',
-        flush=True)
-  return bad
+  processes = start(phase, workdir, subprocess.PIPE)
+  try:
+    output, _ = processes[0].communicate(timeout=300)
+    statuses = [process.wait(timeout=60) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  if any(statuses):
+    raise RuntimeError(f'{phase} in {workdir} ended with status {statuses}: {output}')
 
 
-def main() -> None:
-  """Reads the command line."""
-  parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--kills', type=int, default=20, help='Kills of each phase.')
-  parser.add_argument('--phase', default='all', choices=[*PHASES, 'all'], help='Which launcher.')
-  parser.add_argument('--seed', type=int, default=0, help='Decides the moments.')
-  arguments = parser.parse_args()
-  phases = PHASES if arguments.phase == 'all' else [arguments.phase]
-  sys.exit(1 if sum(many_kills(phase, arguments.kills, arguments.seed) for phase in phases) else 0)
-
-
-if __name__ == '__main__':
-  main()
+def kill(phase: str, workdir: pathlib.Path, seconds: float) -> bool:
+  """Starts a run and kills it after some seconds: whether that came before its end."""
+  processes = start(phase, workdir)
+  try:
+    processes[0].wait(seconds)
+    ended = True
+  except subprocess.TimeoutExpired:
+    ended = False
+  finally:
+    for process in processes:
+      process.kill()
+    for process in processes:
+      process.wait()
+  return not ended and not (workdir / 'results.json').exists()
