@@ -228,7 +228,7 @@ def from_json(kind: type[T], found: Mapping[str, Any]) -> T:
       not have.
   """
   fields = typing.get_type_hints(kind)
-  needed = {field.name for field in dataclasses.fields(kind)
+  needed = {field.name for field in dataclasses.fields(typing.cast(Any, kind))
             if field.default is dataclasses.MISSING
             and field.default_factory is dataclasses.MISSING}
   different = (sorted(set(found) - set(fields) | needed - set(found))
