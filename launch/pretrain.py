@@ -3,6 +3,7 @@ from absl.flags import FlagValues
 
 from mtl_jax import configs, runs
 from mtl_jax.data import transforms
+from mtl_jax.runs import finished
 
 from . import command
 from .flags import begun, data, machine, method, network, presets, processes, task
@@ -18,7 +19,8 @@ FLAGS: Groups = {
     'task': task.TRAINING,
     'data': (data.WORKDIR, *data.SOURCE, *data.CLASSES, *data.PRETRAIN),
     'method': (presets.PRESET, network.BACKBONE, network.WIDTH, network.NORM_AFFINE,
-               network.COMPUTE_DTYPE, *network.PRETRAIN, task.MAX_MINUTES,
+               network.COMPUTE_DTYPE, *network.PRETRAIN, network.TEACHER,
+               task.MAX_MINUTES,
                *network.READOUT.values(),
                method.INNER_LR._replace(help='Inner learning rate (α) of the validation tasks.')),
     'machine': (machine.IMAGES, machine.DEVICES, machine.POOL, machine.PROFILE,
@@ -37,6 +39,10 @@ def run(values: FlagValues) -> None:
   machine.check_trackers(values)
   backbone = network.backbone_options(values)
   network.check_backbone(backbone)  # before data is read
+  if values.distillation is not None and not values.teacher:
+    raise ValueError('--distillation goes with --teacher, whose answers it weighs')
+  if values.teacher:
+    finished.read_run(values.teacher)
   validation = task.validation(values, method.inner(values))
   begun.check(values, network.pretrain_config(values, None), command='pretrain', seed=values.seed,
               backbone=backbone, validation=configs.to_json(validation))
@@ -47,7 +53,8 @@ def run(values: FlagValues) -> None:
   results = runs.pretrain_run(
       dataset, backbone=backbone, config=network.pretrain_config(values, dataset),
       validation=validation, seed=values.seed, workdir=values.workdir,
-      readout=network.readout_options(values), machine=machine.machine(values), budget=budget)
+      readout=network.readout_options(values), machine=machine.machine(values), budget=budget,
+      teacher=values.teacher)
   print(f'pre-trained {values.backbone} on {dataset.name}: {values.way}-way {values.shot}-shot '
         f'accuracy {100 * results["validation_accuracy"]:.2f}% on validation classes at step '
         f'{results["best_step"]}, {results["seconds"]:.0f} s')

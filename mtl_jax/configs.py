@@ -108,6 +108,7 @@ class PretrainConfig(Config):
       1000); 0 for none.
     ema: decay of an exponential moving average of weights and running statistics, which is what is
       validated and kept; 0 for none.
+    distillation: share w of the loss that a teacher's answers have, where there is a teacher.
     steps_per_call: optimizer steps in one compiled call.
   """
   steps: int = 5000
@@ -121,6 +122,7 @@ class PretrainConfig(Config):
   color: float = 0.0
   hidden_units: int = 0
   ema: float = 0.0
+  distillation: float = 0.5
   steps_per_call: int = 25
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_jax import backbones, configs, inner_loop, runs, sharding
+from mtl_jax import backbones, inner_loop, runs, sharding
 from mtl_jax.configs import InnerLoop, Learn, MetaTestConfig, MetaTrainConfig, PretrainConfig
 from mtl_jax.phases import meta_train
 from mtl_jax.runs import decisions, finished, meta_training, workdirs
@@ -201,14 +201,3 @@ def test_settings_of_a_later_version_are_one_clear_line(pretrained, tmp_path):
                                        r'\(PretrainConfig differs in momentum\)') as error:
     finished.trained_settings(str(tmp_path))
   assert '\n' not in str(error.value)
-
-
-def test_a_field_that_an_earlier_version_had_not_has_its_default():
-  config = PretrainConfig(steps=30, color=0.2)
-  stored = configs.to_json(config)
-  assert configs.from_json(PretrainConfig, stored) == config
-  del stored['color']
-  assert configs.from_json(PretrainConfig, stored) == PretrainConfig(steps=30)
-  stored = configs.to_json(MetaTestConfig(num_tasks=3))
-  del stored['inner']['batch_stats_mode']
-  assert configs.from_json(MetaTestConfig, stored) == MetaTestConfig(num_tasks=3)

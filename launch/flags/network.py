@@ -1,5 +1,6 @@
 """Flags of the network, of what tasks see of its features, and of its pre-training."""
 import os
+import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -58,9 +59,15 @@ PRETRAIN: Flags = (
     of_field(PretrainConfig, 'ema', 'Decay of an exponential moving average of weights and '
              'statistics, such as 0.999, which is validated and kept; 0: the last ones.', least=0.0,
              most=0.999999),
+    of_field(PretrainConfig, 'distillation', 'With --teacher: share of the loss that its answers '
+             f'have; by default {PretrainConfig.distillation}.', default=None, least=0.0, most=1.0),
     of_field(PretrainConfig, 'steps_per_call', 'Optimizer steps in one compiled call.', least=1,
              most=1_000_000),
 )
+
+TEACHER = Flag('teacher', 'Work directory of a finished pre-training on the same images, with its '
+               'checkpoints, whose answers are learned too (born-again networks; Tian et al., ECCV '
+               '2020).', pathlib.Path, shown='DIR')
 
 
 def backbone_name(values: FlagValues) -> str | None:
@@ -160,5 +167,6 @@ def pretrain_config(values: FlagValues, dataset: types.Dataset | None) -> Pretra
     dataset: decides the padding and the flips where no flag does; None before it is there.
   """
   lr = _LR.get(values.backbone, PretrainConfig.lr) if values.lr is None else values.lr
-  return read(PretrainConfig, (*PRETRAIN, *data.PRETRAIN), values, lr=lr,
+  share = PretrainConfig.distillation if values.distillation is None else values.distillation
+  return read(PretrainConfig, (*PRETRAIN, *data.PRETRAIN), values, lr=lr, distillation=share,
               **data.augmentation_of(values, dataset))

@@ -17,6 +17,7 @@ from mtl_jax import checks, learnable, sharding
 from mtl_jax.configs import MetaTestConfig, MetaTrainConfig, PretrainConfig
 from mtl_jax.execution import placement, read_ahead, readers
 from mtl_jax.phases import encoding, feature_tasks, meta_test, meta_train, pretrain
+from mtl_jax.phases.distillation import Teacher
 from mtl_jax.types import Array, Backbone, BackboneVars, ImagePool
 
 
@@ -31,17 +32,20 @@ def place(pool: ImagePool, *, layout: sharding.Layout | None = None) -> ImagePoo
   return pool
 
 
-def pretraining(root_key: Array, pool: ImagePool, *, backbone: Backbone, config: PretrainConfig,
-                layout: sharding.Layout | None = None
+def pretraining(root_key: Array, pool: ImagePool, teacher: Teacher | None = None, *,
+                backbone: Backbone, config: PretrainConfig, layout: sharding.Layout | None = None,
+                teacher_network: Backbone | None = None
                 ) -> contextlib.AbstractContextManager[Callable]:
   """Prepares pre-training, as `Execution.pretraining` says.
 
   Args:
     root_key: of the run.
     pool: uint8 images of the base classes, on the host.
+    teacher: whose answers are learned too, if any.
     backbone: maps images to features [B, d].
     config: settings.
     layout: devices that the batch is spread over; None for one device.
+    teacher_network: that of the teacher.
 
   Returns:
     A context that yields `advance`.
@@ -51,18 +55,20 @@ def pretraining(root_key: Array, pool: ImagePool, *, backbone: Backbone, config:
       many as the classes have.
     OSError: raised by `advance` where images could not be read.
   """
-  return _advancing(_pretraining(root_key, pool, backbone, config, layout))
+  return _advancing(_pretraining(root_key, pool, teacher, backbone, config, layout,
+                                 teacher_network))
 
 
-def _pretraining(root_key, pool, backbone, config, layout):
-  def take_step(state, images, labels, root_key, normalization):
+def _pretraining(root_key, pool, teacher, backbone, config, layout, teacher_network):
+  def take_step(state, images, labels, root_key, normalization, teacher):
     keys = pretrain.batch_keys(root_key, state.step)
-    return pretrain.step_on(state, images, labels, keys, normalization, backbone=backbone,
-                            config=config, layout=layout)
+    return pretrain.step_on(state, images, labels, keys, normalization, teacher, backbone=backbone,
+                            config=config, layout=layout, teacher_network=teacher_network)
 
   step = checks.jit(take_step, donate_argnums=0)
   read = readers.batches(root_key, pool, batch_size=config.batch_size)
-  root_key, normalization = placement.replicate((root_key, pool.normalization), layout)
+  root_key, normalization, teacher = placement.replicate(
+      (root_key, pool.normalization, teacher), layout)
   state = yield
   calls = range(int(state.step), config.steps, config.steps_per_call)
   numbers = range(calls.start, calls.start + len(calls) * config.steps_per_call)
@@ -70,7 +76,7 @@ def _pretraining(root_key, pool, backbone, config, layout):
     for _ in calls:
       metrics = []
       for images, labels in itertools.islice(batches, config.steps_per_call):
-        state, values = step(state, images, labels, root_key, normalization)
+        state, values = step(state, images, labels, root_key, normalization, teacher)
         _append(metrics, values)
       state = yield state, _means(metrics)
 

@@ -9,6 +9,7 @@ from mtl_jax import checks, sharding
 from mtl_jax.configs import MetaTestConfig, MetaTrainConfig, PretrainConfig
 from mtl_jax.execution import placement
 from mtl_jax.phases import feature_tasks, meta_test, meta_train, pretrain
+from mtl_jax.phases.distillation import Teacher
 from mtl_jax.types import Array, Backbone, BackboneVars, ImagePool
 
 
@@ -22,24 +23,29 @@ def place(pool: ImagePool, *, layout: sharding.Layout | None = None) -> ImagePoo
   return placement.place_pool(pool, layout)
 
 
-def pretraining(root_key: Array, pool: ImagePool, *, backbone: Backbone, config: PretrainConfig,
-                layout: sharding.Layout | None = None
+def pretraining(root_key: Array, pool: ImagePool, teacher: Teacher | None = None, *,
+                backbone: Backbone, config: PretrainConfig, layout: sharding.Layout | None = None,
+                teacher_network: Backbone | None = None
                 ) -> contextlib.AbstractContextManager[Callable]:
   """Prepares pre-training, as `Execution.pretraining` says.
 
   Args:
     root_key: of the run.
     pool: uint8 images of the base classes.
+    teacher: whose answers are learned too, if any.
     backbone: maps images to features [B, d].
     config: settings.
     layout: devices that the batch is spread over; None for one device.
+    teacher_network: that of the teacher.
 
   Returns:
     A context that yields `advance`.
   """
-  arguments = (placement.replicate(root_key, layout), place(pool, layout=layout))
-  return contextlib.nullcontext(compiled(pretrain.many_steps, *arguments, backbone=backbone,
-                                         config=config, layout=layout))
+  arguments = (placement.replicate(root_key, layout), place(pool, layout=layout),
+               placement.replicate(teacher, layout))
+  return contextlib.nullcontext(compiled(
+      pretrain.many_steps, *arguments, backbone=backbone, config=config, layout=layout,
+      teacher_network=teacher_network))
 
 
 def meta_training(root_key: Array, backbone_vars: BackboneVars, pool: ImagePool, *,

@@ -2,6 +2,8 @@
 
 References: Sun et al., CVPR 2019, section 4.1.
 """
+import functools
+from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -10,6 +12,8 @@ import optax
 
 from mtl_jax import augment, base_learner, episodes, sharding
 from mtl_jax.configs import PretrainConfig
+from mtl_jax.phases import distillation
+from mtl_jax.phases.distillation import Teacher, classify
 from mtl_jax.types import (
   Array,
   Backbone,
@@ -85,34 +89,21 @@ def learned(state: PretrainState) -> BackboneVars:
   return state.backbone if state.average is None else state.average
 
 
-def classify(head: tuple[BaseLearner, ...], features: Array) -> jax.Array:
-  """Scores features by θ_base: linear layers with ReLU between them.
-
-  Args:
-    head: one layer, or a hidden one before it.
-    features: [B, d].
-
-  Returns:
-    Logits [B, classes].
-  """
-  for layer in head[:-1]:
-    features = jax.nn.relu(base_learner.logits(layer, features))
-  return base_learner.logits(head[-1], features)
-
-
 def loss(trained: Trained, batch_stats: Tree, images: Array,
-         labels: Array, *, backbone: Backbone, config: PretrainConfig
-         ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+         labels: Array, teach: Callable[[Array], jax.Array] | None = None, *, backbone: Backbone,
+         config: PretrainConfig) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
   """Classifies one batch: L(Θ, θ_base), by batch statistics.
 
   With `rotation_weight` w, image i is turned by (4 i // B) quarters, the class must be found all
-  the same, and so must the turn: (1 - w) L_class + w L_turn.
+  the same, and so must the turn: (1 - w) L_class + w L_turn. With a teacher L_class is that of
+  `distillation`.
 
   Args:
     trained: (backbone params, head), differentiated.
     batch_stats: running statistics, to be moved on.
     images: float32 [B, H, W, C], normalised.
     labels: int [B], base classes.
+    teach: maps images to a teacher's logits [B, classes], or more columns; None for no teacher.
     backbone: maps images to features [B, d] and new statistics.
     config: with `label_smoothing` ε the target is 1 - ε on the class and ε spread evenly.
 
@@ -131,6 +122,10 @@ def loss(trained: Trained, batch_stats: Tree, images: Array,
   targets = jax.nn.one_hot(labels, class_scores.shape[1])
   targets = optax.smooth_labels(targets, config.label_smoothing)
   value = jnp.mean(optax.softmax_cross_entropy(class_scores, targets))
+  if teach is not None:
+    taught = teach(images)[:, :class_scores.shape[1]]
+    soft = distillation.divergence(class_scores, taught)
+    value = (1 - config.distillation) * value + config.distillation * soft
   if turns is not None:
     turn_value = base_learner.cross_entropy(scores[:, -NUM_TURNS:], turns)
     value = (1 - config.rotation_weight) * value + config.rotation_weight * turn_value
@@ -147,18 +142,20 @@ def batch_keys(root_key: Array, step: Array | int) -> BatchKeys:
   return BatchKeys.split(jax.random.fold_in(root_key, step))
 
 
-def step(state: PretrainState, root_key: Array, pool: ImagePool, *, backbone: Backbone,
-         config: PretrainConfig, layout: sharding.Layout | None = None
-         ) -> tuple[PretrainState, dict[str, jax.Array]]:
+def step(state: PretrainState, root_key: Array, pool: ImagePool, teacher: Teacher | None = None, *,
+         backbone: Backbone, config: PretrainConfig, layout: sharding.Layout | None = None,
+         teacher_network: Backbone | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
   """Takes one optimizer step on a batch drawn, with replacement, from all base classes.
 
   Args:
     state: before the step.
     root_key: of the run; step t uses `batch_keys(root_key, t)`.
     pool: uint8 images of the base classes.
+    teacher: whose answers are learned too, if any.
     backbone: maps images to features [B, d].
     config: settings.
     layout: devices that the batch is spread over; None for one device.
+    teacher_network: that of the teacher.
 
   Returns:
     (state after the step, metrics `loss` and `accuracy`, scalars).
@@ -166,13 +163,15 @@ def step(state: PretrainState, root_key: Array, pool: ImagePool, *, backbone: Ba
   keys = batch_keys(root_key, state.step)
   indices, labels = episodes.draw_batch(keys.indices, pool, config.batch_size)
   images = sharding.take_batch(pool.images, indices, layout)
-  return step_on(state, images, labels, keys, pool.normalization, backbone=backbone,
-                 config=config, layout=layout)
+  return step_on(state, images, labels, keys, pool.normalization, teacher, backbone=backbone,
+                 config=config, layout=layout, teacher_network=teacher_network)
 
 
 def step_on(state: PretrainState, images: Array, labels: Array, keys: BatchKeys,
-            normalization: Normalization | None, *, backbone: Backbone, config: PretrainConfig,
-            layout: sharding.Layout | None = None) -> tuple[PretrainState, dict[str, jax.Array]]:
+            normalization: Normalization | None, teacher: Teacher | None = None, *,
+            backbone: Backbone, config: PretrainConfig, layout: sharding.Layout | None = None,
+            teacher_network: Backbone | None = None
+            ) -> tuple[PretrainState, dict[str, jax.Array]]:
   """Takes one optimizer step on a batch that was drawn before.
 
   Args:
@@ -181,9 +180,11 @@ def step_on(state: PretrainState, images: Array, labels: Array, keys: BatchKeys,
     labels: int [B], base classes.
     keys: of the step; `augment` and `color` are consumed.
     normalization: mean and deviation of images / 255.
+    teacher: as in `step`; it sees the images that the student sees.
     backbone: maps images to features [B, d].
     config: settings.
     layout: as in `step`; statistics of batch norm are those of the whole batch.
+    teacher_network: that of the teacher.
 
   Returns:
     (state after the step, metrics `loss` and `accuracy`, scalars).
@@ -193,10 +194,13 @@ def step_on(state: PretrainState, images: Array, labels: Array, keys: BatchKeys,
                                  flip=config.flip)
   images = augment.color_jitter(keys.color, images, config.color)
   images = augment.normalize(images, normalization)
+  teach = None
+  if teacher is not None and teacher_network is not None:
+    teach = functools.partial(distillation.teach, teacher, network=teacher_network)
   trained = (state.backbone.params, state.head)
   differentiate = jax.value_and_grad(loss, has_aux=True)
   (value, (new_stats, accuracy)), gradient = differentiate(
-      trained, state.backbone.batch_stats, images, labels, backbone=backbone, config=config)
+      trained, state.backbone.batch_stats, images, labels, teach, backbone=backbone, config=config)
   updates, opt_state = make_optimizer(config).update(gradient, state.opt_state, trained)
   params, head = cast(Trained, optax.apply_updates(trained, updates))
   backbone_vars = BackboneVars(params, new_stats)
@@ -215,8 +219,9 @@ def _averaged(state: PretrainState, latest: BackboneVars, config: PretrainConfig
   return jax.tree.map(lambda mean, w: mean + (1 - decay) * (w - mean), state.average, latest)
 
 
-def many_steps(state: PretrainState, root_key: Array, pool: ImagePool, *, backbone: Backbone,
-               config: PretrainConfig, layout: sharding.Layout | None = None
+def many_steps(state: PretrainState, root_key: Array, pool: ImagePool,
+               teacher: Teacher | None = None, *, backbone: Backbone, config: PretrainConfig,
+               layout: sharding.Layout | None = None, teacher_network: Backbone | None = None
                ) -> tuple[PretrainState, dict[str, jax.Array]]:
   """Takes `config.steps_per_call` steps under one scan.
 
@@ -224,15 +229,18 @@ def many_steps(state: PretrainState, root_key: Array, pool: ImagePool, *, backbo
     state: before the steps.
     root_key: of the run.
     pool: uint8 images of the base classes.
+    teacher: as in `step`.
     backbone: maps images to features [B, d].
     config: settings.
     layout: as in `step`.
+    teacher_network: as in `step`.
 
   Returns:
     (state after the steps, their mean metrics).
   """
   def one(state, _):
-    return step(state, root_key, pool, backbone=backbone, config=config, layout=layout)
+    return step(state, root_key, pool, teacher, backbone=backbone, config=config, layout=layout,
+                teacher_network=teacher_network)
 
   state, metrics = jax.lax.scan(one, state, length=config.steps_per_call)
   return state, jax.tree.map(jnp.mean, metrics)

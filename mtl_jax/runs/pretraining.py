@@ -8,7 +8,7 @@ from mtl_jax import backbones, configs, execution, learnable, sharding, stages
 from mtl_jax.configs import PretrainConfig
 from mtl_jax.execution import placement
 from mtl_jax.phases import pretrain
-from mtl_jax.runs import decisions, hosts, models, records, trackers, trainings
+from mtl_jax.runs import decisions, hosts, models, records, teachers, trackers, trainings
 from mtl_jax.runs.decisions import ONE_DEVICE, Machine
 from mtl_jax.runs.time_budgets import TimeBudget, Training
 from mtl_jax.runs.validation import Validation, check_validation, make_scorer
@@ -18,8 +18,8 @@ from mtl_jax.types import Dataset
 def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: PretrainConfig,
                  validation: Validation, seed: int, workdir: str | os.PathLike,
                  readout: Mapping[str, Any] | None = None,
-                 machine: Machine = ONE_DEVICE,
-                 budget: TimeBudget | None = None) -> dict[str, Any]:
+                 machine: Machine = ONE_DEVICE, budget: TimeBudget | None = None,
+                 teacher: str | os.PathLike | None = None) -> dict[str, Any]:
   """Pre-trains a backbone on the training classes (phase 1).
 
   Args:
@@ -32,12 +32,16 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
     readout: options of `backbones.read_out`, for the validation tasks and the phases that follow.
     machine: where images stay and which devices share each batch; the same batches either way.
     budget: time that takes the place of `config.steps`; None for that number of steps.
+    teacher: work directory of a finished pre-training on the same images, whose answers are learned
+      too (`phases.distillation`); None for no teacher.
 
   Returns:
     The content of `results.json`.
 
   Raises:
-    ValueError: settings that make no sense, or a work directory of another run.
+    FileNotFoundError: `teacher` is not there, or not finished.
+    ValueError: settings that make no sense, a teacher of other images, or a work directory of
+      another run.
     FloatingPointError: the loss is no longer finite.
     OSError: something could not be written.
   """
@@ -51,6 +55,10 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
   decided = decisions.for_pretraining(workdir, machine, dataset)
   settings |= {'readout': readout, 'images_on_host': decided.images_on_host}
   settings |= budget.settings() if budget is not None else {}
+  loaded = None if teacher is None else teachers.load(teacher)
+  if loaded is not None:
+    teachers.check(loaded, settings, os.fspath(teacher or ''))
+    settings['teacher'] = loaded.settings
   if (results := records.claim(workdir, settings)) is not None:
     return results
 
@@ -64,8 +72,9 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
     return placement.replicate(state, layout)
 
   def train(config):
-    return phases.pretraining(records.stream_key(seed, 'train'), dataset.train, backbone=network,
-                              config=config)
+    return phases.pretraining(
+        records.stream_key(seed, 'train'), dataset.train, loaded and loaded.teacher,
+        backbone=network, config=config, teacher_network=loaded and loaded.network)
 
   training = Training(
       start, train, lambda state: score(

@@ -1,4 +1,6 @@
 """What the runs of all phases have in common: their random streams, settings and results."""
+import contextlib
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -16,6 +18,8 @@ from mtl_jax.sharding import Layout
 from mtl_jax.types import Dataset, ImagePool, Tree
 
 Stream = Literal['init', 'train', 'validate', 'test']
+_CONFIGS = {'pretrain': configs.PretrainConfig, 'meta_train': configs.MetaTrainConfig,
+            'meta_test': configs.MetaTestConfig}
 _IMAGES_PER_DIGEST = 1024  # bounds the memory where images are mapped or cropped
 
 
@@ -110,13 +114,26 @@ def claim(workdir: str, settings: dict[str, Any]) -> dict[str, Any] | None:
                         'settings')
 
   def on_disk():
-    workdirs.claim(workdir, settings, _extends)
+    workdirs.claim(workdir, settings, _extends, _complete)
     return workdirs.read_results(workdir)
 
   results = hosts.on_first(on_disk)
   if results is not None:
     logging.info('the run in %s is finished: nothing to do', workdir)
   return results
+
+
+def _complete(settings: dict[str, Any]) -> dict[str, Any]:
+  """Settings of an earlier version, and of the runs before, with defaults of what was none then."""
+  found = {name: _complete(value) if isinstance(value, dict) else value
+           for name, value in settings.items()}
+  kind = _CONFIGS.get(str(settings.get('command')))
+  if kind is not None:
+    # What a later version has written, or what is damaged, stays and differs.
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+      found['config'] = json.loads(json.dumps(configs.to_json(
+          configs.from_json(kind, settings['config']))))
+  return found
 
 
 def _extends(there: dict[str, Any], here: dict[str, Any]) -> bool:

@@ -24,8 +24,8 @@ _DATA = 'data'  # in settings: where images came from, which decides nothing bes
 
 
 def claim(workdir: str | os.PathLike, settings: dict[str, Any],
-          extends: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda there, here: False
-          ) -> None:
+          extends: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda there, here: False,
+          complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda there: there) -> None:
   """Makes `workdir` the directory of the run with these settings, or confirms that it is.
 
   Args:
@@ -33,6 +33,7 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any],
     settings: all that decides the outcome of the run, and `data`; values that JSON can hold.
     extends: (settings there, settings here) -> whether the run there may go on by those here, where
       they differ; its results are removed then, as it is no longer finished.
+    complete: settings, perhaps of an earlier version -> with those that this version has on top.
 
   Raises:
     ValueError: the directory belongs to a run with other settings, holds other files, is a file, or
@@ -52,7 +53,7 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any],
                   'choose another --workdir') from error
   if _SETTINGS in present:
     # A round trip through JSON, as tuples come back as lists.
-    there, here = read_settings(workdir), json.loads(json.dumps(settings))
+    there, here = complete(read_settings(workdir)), complete(json.loads(json.dumps(settings)))
     if not os.access(workdir, os.W_OK):
       raise OSError(f'work directory {workdir} is not writable: choose another --workdir')
     if extends(there, here):
