@@ -37,6 +37,8 @@ def prepare() -> None:
   logging.get_absl_handler().setFormatter(None)
   # JAX reports each backend that it does not find.
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
+  # Pillow logs what is wrong with an image, and then raises it, which is said with its name.
+  python_logging.getLogger('PIL').setLevel(python_logging.CRITICAL)
   logging.get_absl_logger().addFilter(_not_of_tfds)
   # Without the line of source that Python would print below.
   warnings.showwarning = lambda message, *_: logging.warning('warning: %s', message)

@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import struct
 import subprocess
 
 import numpy as np
@@ -90,12 +91,18 @@ def test_a_broken_photo_other_files_and_a_class_of_one(tmp_path):
     for i in range(number):
       Image.new('RGB', (20, 30), (90 * i, 40, 80)).save(tmp_path / 'photos' / name / f'{i}.tiff')
   (tmp_path / 'photos' / 'two' / 'broken.jpg').write_bytes(b'\xff\xd8 no photo')
+  tiff = (tmp_path / 'photos' / 'two' / '0.tiff').read_bytes()  # of which Pillow logs something
+  samples = tiff.replace(struct.pack('<HHIH', 277, 3, 1, 3), struct.pack('<HHIH', 277, 3, 1, 2048))
+  (tmp_path / 'photos' / 'two' / 'samples.tiff').write_bytes(samples)
   (tmp_path / 'photos' / 'two' / 'notes.txt').write_text('x')
   result = adapt(tiny_runs.pretrained(), tmp_path / 'photos')
   assert result.returncode == 0, result.stderr
   assert 'one: one photo, which cannot be left out' in result.stdout
   assert '2 classes, 4 photos' in result.stdout
   assert 'broken.jpg' in result.stderr and '.txt' in result.stderr
+  assert [line for line in result.stderr.splitlines() if 'samples' in line.lower()] == [
+      f'left out: {tmp_path}/photos/two/samples.tiff: broken image (cannot identify image file '
+      f"'{tmp_path}/photos/two/samples.tiff')"]
 
 
 @pytest.mark.parametrize('arguments, says', [
