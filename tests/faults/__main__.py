@@ -45,6 +45,8 @@ def run(numbers: Numbers, seed: int) -> list[tally.Tally]:
     parts = [
         (numbers.mutations, lambda: damage.of_workdir(numbers.mutations, seed)),
         (numbers.mutations, lambda: damage.of_cache(folder('cache'), numbers.mutations, seed)),
+        (numbers.mutations,
+         lambda: damage.of_artefacts(folder('artefacts'), numbers.mutations, seed)),
         (numbers.cases, lambda: readers.fuzz(folder('readers'), numbers.cases, seed)),
         (numbers.bombs, lambda: bombs.explode(folder('bombs'))),
         (numbers.lines, lambda: command_lines.of_registry(folder('lines'), numbers.lines, seed)),

@@ -15,10 +15,12 @@ import jax
 import numpy as np
 from absl import logging
 
+import mtl_jax
 from mtl_jax.data import cache, pools
-from mtl_jax.runs import finished, metrics, models, workdirs
+from mtl_jax.runs import array_files, finished, metrics, models, workdirs
 from mtl_jax.runs.checkpoints import Checkpoints
 from tests import tiny_runs
+from tests.exports import artefacts
 from tests.faults.tally import Tally
 
 _PUT_IN = (b'[' * 5000, b'\0' * 100, b'9' * 50, b'"', b'\xff\xfe', b'}', b'{', b'(', b'../', b'nan')
@@ -70,6 +72,30 @@ def of_workdir(number: int, seed: int) -> list[Tally]:
       'metrics.jsonl': lambda: metrics.read(run, 'meta_train')}
   tallies = [_damaged(run / name, read, number, seed) for name, read in readers.items()]
   return [*tallies, _of_checkpoints(run, number, seed)]
+
+
+def of_artefacts(folder: Path, number: int, seed: int) -> list[Tally]:
+  """Damages what leaves a run: accuracies of a test, a saved classifier, exported files.
+
+  Args:
+    folder: an empty one.
+    number: of tries for each file.
+    seed: decides them.
+  """
+  tiny_runs.finished('meta_test', f'--checkpoint={tiny_runs.meta_trained()}',
+                     f'--workdir={folder / "test"}', '--nopage')
+  photos, accuracies = artefacts.photos(5), folder / 'test' / 'accuracies.npy'
+
+  def answers(load, path):
+    loaded = load(path)
+    return [np.asarray(loaded.predict_proba(photos)).tobytes(), repr(loaded)]
+
+  readers = {
+      accuracies: lambda: [array_files.read(accuracies).tobytes()],
+      artefacts.saved(): lambda: answers(mtl_jax.load_classifier, artefacts.saved()),
+      artefacts.exported('classifier'): lambda: answers(
+          mtl_jax.load_export, artefacts.exported('classifier'))}
+  return [_damaged(path, read, number, seed) for path, read in readers.items()]
 
 
 def _damaged(path: Path, read, number: int, seed: int) -> Tally:

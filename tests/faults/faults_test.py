@@ -16,9 +16,10 @@ def test_nothing_fails():
 
 
 def test_a_few_damages_of_the_cache_and_of_every_reader(tmp_path):
-  for name in ('cache', 'readers'):
+  for name in ('cache', 'artefacts', 'readers'):
     (tmp_path / name).mkdir()
   found = [*damage.of_cache(tmp_path / 'cache', 20, seed=1),
+           *damage.of_artefacts(tmp_path / 'artefacts', 20, seed=1),
            *readers.fuzz(tmp_path / 'readers', 20, seed=1)]
   assert not any(each.failures for each in found), failures(found)
   assert sum(each.refused for each in found) > 100
