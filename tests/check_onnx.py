@@ -68,6 +68,16 @@ def _refusals():
     print(f'refused: {error}')
   else:
     raise SystemExit('expected a fourth class to be refused')
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1  # of a weight
+  damaged = path.with_name('damaged.onnx')
+  damaged.write_bytes(content)
+  try:
+    mtl_jax.load_export(damaged)
+  except ValueError as error:
+    print(f'refused: {error}')
+  else:
+    raise SystemExit('expected a damaged file to be refused')
   onnx_adapts = dict(exports.describe(path))
   assert onnx_adapts == dict(exports.describe(artefacts.exported('fixed', '.bin')))
   assert '3, of any names' in onnx_adapts['classes'], onnx_adapts

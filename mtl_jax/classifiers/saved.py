@@ -1,7 +1,7 @@
 """A classifier as one file, `.mtl`: the network, the features of its photos, and its head.
 
 The file is a `.safetensors`, so nothing in it is code. Its metadata says what made it, and holds a
-digest of all arrays.
+digest of all of it.
 """
 import hashlib
 import json
@@ -20,7 +20,7 @@ from mtl_jax.runs.finished import FinishedRun
 from mtl_jax.types import BackboneVars, Normalization
 from mtl_jax.weights import paths, public_files
 
-FORMAT = 2  # of the file; another one is refused
+FORMAT = 3  # of the file; 2 has a digest of its arrays alone; others are refused
 _HEAD = ('weights', 'labels', 'left_out', 'left_out_logits')
 
 
@@ -57,7 +57,9 @@ def write(content: Content, path: str | os.PathLike, *, overwrite: bool = False)
   about = {'format': FORMAT, 'names': content.names, 'photos': content.photos,
            'left_out': content.left_out, 'kind': fitted.kind, 'strength': fitted.strength,
            'temperature': fitted.temperature, 'versions': workdirs.describe_machine()['versions'],
-           **_network_settings(run), 'digest': _digest(tensors)}
+           **_network_settings(run)}
+  about = json.loads(json.dumps(about))  # as it will be read: tuples come back as lists
+  about['digest'] = _digest(tensors, about)
   folder, name = os.path.split(os.path.abspath(path))
   workdirs.write_file(folder, name,
                       safetensors.numpy.save(tensors, {'mtl_jax': json.dumps(about)}))
@@ -97,11 +99,12 @@ def read(path: str | os.PathLike) -> Content:
     raise FileNotFoundError(f'{path} does not exist: expected the file of a classifier (.mtl)')
   tensors = public_files.read_safetensors(path)
   about = _read_about(path)
-  if about.get('format') != FORMAT:
+  if about.get('format') not in (2, FORMAT):
     raise ValueError(f'{path}: expected a classifier of format {FORMAT}, got '
                      f'{about.get("format")}: fit it again with this version')
-  if about['digest'] != _digest(tensors):
-    raise ValueError(f'{path}: damaged: its arrays are not those that were written')
+  digest = about.pop('digest', None)
+  if digest != _digest(tensors, about if about['format'] == FORMAT else None):
+    raise ValueError(f'{path}: damaged: it is not what was written')
   run = _run_of(path, about, {name.removeprefix('network/'): array
                               for name, array in tensors.items() if name.startswith('network/')})
   fitted = Head(about['kind'], strength=about['strength'], temperature=about['temperature'],
@@ -139,15 +142,17 @@ def _read_about(path: str) -> dict[str, Any]:
     found = (file.metadata() or {}).get('mtl_jax')
   try:
     about = json.loads(found) if found is not None else None
-  except json.JSONDecodeError:
+  except (ValueError, RecursionError):
     about = None
   if not isinstance(about, dict):
     raise ValueError(f'{path}: expected the file of a classifier, got other tensors')
   return about
 
 
-def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+def _digest(tensors: Mapping[str, np.ndarray], about: Mapping[str, Any] | None) -> str:
   found = hashlib.blake2b(digest_size=16)
+  if about is not None:
+    found.update(json.dumps(about, sort_keys=True).encode())
   for name in sorted(tensors):
     array = np.ascontiguousarray(tensors[name])
     found.update(f'{name} {array.dtype} {array.shape}'.encode())

@@ -40,7 +40,7 @@ def parse(path: str, found: str | bytes | None) -> dict[str, Any]:
   """
   try:
     about = json.loads(found) if found is not None else None
-  except ValueError:
+  except (ValueError, RecursionError):
     about = None
   if not isinstance(about, dict):
     raise ValueError(f'{path}: expected a file that mtl export has written, got another one')

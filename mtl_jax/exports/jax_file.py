@@ -6,6 +6,7 @@ number of photos and classes. Nothing in it is Python's code.
 """
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,9 +18,12 @@ from jax import export
 
 from mtl_jax.exports import about as about_file
 from mtl_jax.exports.program import Program
+from mtl_jax.untrusted import regular, unpickler, zips
+from mtl_jax.weights import npy
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 CLASSIFIER = 'classifier'  # the member that holds what stands at the start
+_KIND, _HOLDS = 'file of mtl export', 'programs of jax.export and arrays'
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of all members, which need no time of day
 
 
@@ -87,14 +91,13 @@ def decode(path: str) -> Content:
     FileNotFoundError: there is no such file.
     ValueError: it is damaged, of another version, or of a later jax.
   """
-  about = read_about(path)
-  try:
-    with np.load(path) as file:  # a zip has a checksum of each member
-      arrays = {name: file[name] for name in file.files}
-  except (ValueError, OSError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{path}: damaged: {error}') from error
-  programs = {name: _program(path, arrays[name]) for name in ('encode', 'adapt', 'predict')
-              if name in arrays}
+  members = _members(path)  # a zip has a checksum of each
+  about = about_file.parse(path, members.get(about_file.KEY))
+  with unpickler.refusals(path, _KIND, _HOLDS):
+    arrays = {name.removesuffix('.npy'): npy.plain_array(content, name)
+              for name, content in members.items() if name.endswith('.npy')}
+  programs = {name: _program(path, members[name]) for name in ('encode', 'adapt', 'predict')
+              if name in members}
   weights = {name: array for name, array in arrays.items() if name.startswith('network/')}
   return Content(about, programs, weights, arrays.get(CLASSIFIER))
 
@@ -116,10 +119,12 @@ def read_about(path: str) -> dict[str, Any]:
   Raises:
     FileNotFoundError, ValueError: as `decode`.
   """
-  try:
-    with zipfile.ZipFile(path) as file:
-      found = file.read(about_file.KEY) if about_file.KEY in file.namelist() else None
-  except zipfile.BadZipFile as error:
-    raise ValueError(f'{path}: expected a file that mtl export has written, or it is damaged: '
-                     f'{error}') from error
-  return about_file.parse(path, found)
+  return about_file.parse(path, _members(path).get(about_file.KEY))
+
+
+def _members(path):
+  """Name -> bytes of all that is in the file, which is as long as all of it."""
+  regular.check(path)
+  with unpickler.refusals(path, _KIND, _HOLDS), zipfile.ZipFile(path) as archive:
+    entries = zips.entries(archive, most=os.path.getsize(path), deflated=False)
+    return {name: zips.content(archive, info) for name, info in entries.items()}

@@ -6,6 +6,7 @@
 The classifier that comes out may go in again with no support photos, for new queries.
 """
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -22,6 +23,8 @@ from jax import export
 from mtl_jax.exports import about as about_file
 from mtl_jax.exports.program import Program
 
+_DIGEST = b'mtl_jax_digest'
+_METADATA_PROPS = 14  # number of that field in a ModelProto
 _MISSING = "pip install 'mtl_jax[onnx]' brings it"
 INPUTS = {'adapts': ['support', 'labels', 'query', 'classifier'], 'classifies': ['images']}
 OUTPUTS = {'adapts': ['adapted', 'probabilities'], 'classifies': ['probabilities']}
@@ -59,7 +62,25 @@ def encode(program: Program) -> bytes:
     model.graph.initializer.append(onnx.numpy_helper.from_array(program.classifier, 'classifier'))
   about = model.metadata_props.add()
   about.key, about.value = about_file.KEY, json.dumps(program.about)
-  return model.SerializeToString()
+  content = model.SerializeToString()
+  return content + _digest_of(content)
+
+
+def _digest_of(content: bytes) -> bytes:
+  """One more property, as protobuf has it: what stands behind a message is merged into it."""
+  value = hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+  entry = bytes([10, len(_DIGEST)]) + _DIGEST + bytes([18, len(value)]) + value  # key, value
+  return bytes([_METADATA_PROPS << 3 | 2, len(entry)]) + entry
+
+
+def _check(path: str) -> None:
+  """Refuses a file whose content is not what its digest says, where it ends with one."""
+  with open(path, 'rb') as file:
+    content = file.read()
+  length = len(_digest_of(b''))
+  whole, end = content[:-length], content[-length:]
+  if _DIGEST in end and end != _digest_of(whole):
+    raise ValueError(f'{path}: damaged: it is not what was written')
 
 
 def _convert(function, shapes, kind):
@@ -141,6 +162,7 @@ def session(path: str) -> tuple[dict[str, Any], Any]:
     ValueError: it is damaged or of another version, or onnxruntime is not installed.
   """
   check_installed('onnxruntime')
+  _check(path)
   onnxruntime: Any = importlib.import_module('onnxruntime')
   try:
     options = onnxruntime.SessionOptions()

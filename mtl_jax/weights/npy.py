@@ -84,7 +84,7 @@ def _read_npz(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     entries = zips.entries(archive, most=max(4 * size, MAX_INFLATED), deflated=True)
     if not entries:
       raise Refused('no arrays')
-    return {_array_name(name): _plain_array(zips.content(archive, info), name)
+    return {_array_name(name): plain_array(zips.content(archive, info), name)
             for name, info in entries.items()}
 
 
@@ -94,8 +94,17 @@ def _array_name(entry: str) -> str:
   return entry.removesuffix('.npy')
 
 
-def _plain_array(content: bytes, name: str) -> np.ndarray:
-  """Reads an array as np.load does, but takes no memory for more than the entry holds."""
+def plain_array(content: bytes, name: str) -> np.ndarray:
+  """Reads an array as np.load does, but takes no memory for more than there is.
+
+  Args:
+    content: of a `.npy` file.
+    name: what to call it.
+
+  Raises:
+    Refused: other elements than numbers, or not as many as it announces.
+    ValueError: no such file.
+  """
   file = io.BytesIO(content)
   shape, fortran, dtype = _read_header(file)
   if dtype.kind not in _NUMBER_KINDS:

@@ -1,11 +1,15 @@
 """Classifiers of photos from Python: what they take, say, refuse, and save."""
+import json
+
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import mtl_jax
-from mtl_jax.classifiers import Classifier
+from mtl_jax.classifiers import Classifier, saved
 from tests import tiny_runs
+from tests.exports import artefacts
 
 TEST = tiny_runs.IMAGES_PER_CLASS
 
@@ -131,6 +135,37 @@ def test_a_damaged_file_is_refused(fitted, tmp_path, place):
   assert '\n' not in str(error.value)
   path.write_bytes(content[:len(content) // 2])
   with pytest.raises(ValueError, match='x.mtl'):
+    mtl_jax.load_classifier(path)
+
+
+def rewritten(path, change):
+  """Writes another `about` into a saved classifier."""
+  tensors = safetensors.numpy.load(path.read_bytes())
+  with safetensors.safe_open(path, 'numpy') as file:
+    about = json.loads(file.metadata()['mtl_jax'])
+  change(about, tensors)
+  path.write_bytes(safetensors.numpy.save(tensors, {'mtl_jax': json.dumps(about)}))
+
+
+def test_a_changed_word_is_damage_and_an_earlier_format_is_read(fitted, tmp_path):
+  path = tmp_path / 'x.mtl'
+  fitted.save(path)
+  expected = fitted.predict_proba(artefacts.photos(3))
+
+  def earlier(about, tensors):
+    about.update(format=2, digest=saved._digest(tensors, None))
+
+  rewritten(path, earlier)
+  np.testing.assert_array_equal(
+      mtl_jax.load_classifier(path).predict_proba(artefacts.photos(3)), expected)
+  fitted.save(path, overwrite=True)
+  for change in ({'names': ['x', 'y', 'z']}, {'temperature': 0.1}, {'image_shape': [8, 8, 3]}):
+    rewritten(path, lambda about, _, change=change: about.update(change))
+    with pytest.raises(ValueError, match='x.mtl: damaged: it is not what was written'):
+      mtl_jax.load_classifier(path)
+    fitted.save(path, overwrite=True)
+  rewritten(path, lambda about, _: about.pop('digest'))
+  with pytest.raises(ValueError, match='x.mtl: damaged'):
     mtl_jax.load_classifier(path)
 
 

@@ -148,7 +148,7 @@ def test_other_versions_and_damaged_files_are_refused(tmp_path):
   np.savez(tmp_path / 'other.npz', a=np.zeros(3))
   (tmp_path / 'other.npz').rename(tmp_path / 'other.bin')
   for name, says in (('x', 'expected an export of format 1, got 99: export it again'),
-                     ('cut', 'or it is damaged'), ('changed', 'damaged'),
+                     ('cut', 'cut off or damaged'), ('changed', 'damaged'),
                      ('other', 'expected a file that mtl export has written')):
     with pytest.raises(ValueError, match=says) as error:
       mtl_jax.load_export(tmp_path / f'{name}.bin')
