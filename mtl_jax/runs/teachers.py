@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from mtl_jax import backbones
 from mtl_jax.phases.distillation import Teacher
-from mtl_jax.runs import finished
+from mtl_jax.runs import finished, workdirs
 from mtl_jax.runs.checkpoints import Checkpoints
 from mtl_jax.types import Backbone, BaseLearner
 
@@ -34,6 +34,10 @@ def load(workdir: str | os.PathLike) -> LoadedTeacher:
   if run.settings['command'] != 'pretrain' or found is None or 'head' not in found[1]:
     raise ValueError(f'expected the teacher {workdir} to be the work directory of a pre-training '
                      'with its checkpoints, which hold the classifier of its classes; found none')
+  best = (workdirs.read_results(workdir) or {}).get('best_step')
+  if best != found[0]:  # a damaged one gives way to the next best
+    raise ValueError(f'the checkpoint of step {best} in the teacher {workdir} is damaged or was '
+                     'removed: its classifier is that of the network that the run has kept')
   # Networks as tasks see them may mirror images and scale features; the classifier knows neither.
   height, width, channels = run.backbone.image_shape
   network = backbones.create(image_shape=(height, width, channels), **run.settings['backbone'])

@@ -112,6 +112,13 @@ def test_what_is_no_teacher_is_refused(tmp_path):
                   ignore=shutil.ignore_patterns('checkpoints'))
   with pytest.raises(ValueError, match='with its checkpoints, .* found none'):
     teachers.load(tmp_path / 'model')
+  damaged = shutil.copytree(tiny_runs.pretrained(), tmp_path / 'damaged')
+  best = json.loads((damaged / 'results.json').read_text())['best_step']
+  for path in (damaged / 'checkpoints' / str(best)).rglob('*'):
+    if path.is_file():
+      path.write_bytes(b'x')
+  with pytest.raises(ValueError, match=f'checkpoint of step {best} in .* is damaged'):
+    teachers.load(damaged)
   loaded = teachers.load(tiny_runs.pretrained())
   same = dict(loaded.settings)
   teachers.check(loaded, same, 'x')
