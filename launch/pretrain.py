@@ -3,7 +3,7 @@ from absl.flags import FlagValues
 
 from mtl_jax import configs, runs
 from mtl_jax.data import transforms
-from mtl_jax.runs import finished
+from mtl_jax.runs import teachers
 
 from . import command
 from .flags import begun, data, machine, method, network, presets, processes, task
@@ -42,7 +42,7 @@ def run(values: FlagValues) -> None:
   if values.distillation is not None and not values.teacher:
     raise ValueError('--distillation goes with --teacher, whose answers it weighs')
   if values.teacher:
-    finished.read_run(values.teacher)
+    teachers.check_run(values.teacher)
   validation = task.validation(values, method.inner(values))
   begun.check(values, network.pretrain_config(values, None), command='pretrain', seed=values.seed,
               backbone=backbone, validation=configs.to_json(validation))

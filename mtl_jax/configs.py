@@ -218,12 +218,13 @@ def to_json(config: Config) -> dict[str, Any]:
   return found
 
 
-def from_json(kind: type[T], found: Mapping[str, Any]) -> T:
+def from_json(kind: type[T], found: Mapping[str, Any], default: T | None = None) -> T:
   """Makes a config of what `to_json` returned, in this version of the library or an earlier one.
 
   Args:
     kind: class of the config.
-    found: its fields. One that was not there yet has its default, which does what was done before.
+    found: its fields. One that was not there yet has its default.
+    default: whose fields these defaults are; None for those of `kind`.
 
   Raises:
     ValueError: a field that `kind` has not, none where it has no default, or a value that it may
@@ -231,11 +232,12 @@ def from_json(kind: type[T], found: Mapping[str, Any]) -> T:
   """
   fields = typing.get_type_hints(kind)
   needed = {field.name for field in dataclasses.fields(typing.cast(Any, kind))
-            if field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING}
+            if default is None and field.default is dataclasses.MISSING}
   different = (sorted(set(found) - set(fields) | needed - set(found))
                if isinstance(found, Mapping) else ['its form'])
   if different:
     raise ValueError(f'{kind.__name__} differs in {", ".join(different[:3])}')
-  return kind(**{name: from_json(fields[name], value) if dataclasses.is_dataclass(fields[name])
-                 else value for name, value in found.items()})
+  start: Any = kind(**{name: found[name] for name in needed}) if default is None else default
+  return dataclasses.replace(start, **{
+      name: from_json(fields[name], value, getattr(start, name))
+      if dataclasses.is_dataclass(fields[name]) else value for name, value in found.items()})

@@ -119,6 +119,9 @@ class PathParser(TextParser):
 
   def parse(self, argument: str) -> str:
     path = os.path.expanduser(super().parse(argument))
+    if path.startswith('~'):  # a folder of that name would be made here
+      raise Refused(f'expected --{self.name} with a ~ of somebody who is known here, or ./~ for a '
+                    f'name that begins so, got {path}')
     try:
       mode = os.stat(path).st_mode
     except (OSError, ValueError):  # it may be made later

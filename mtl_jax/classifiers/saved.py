@@ -105,6 +105,13 @@ def read(path: str | os.PathLike) -> Content:
   digest = about.pop('digest', None)
   if digest != _digest(tensors, about if about['format'] == FORMAT else None):
     raise ValueError(f'{path}: damaged: it is not what was written')
+  try:
+    return _content(path, about, tensors)
+  except (KeyError, TypeError) as error:  # of format 2, which does not see to this
+    raise ValueError(f'{path}: damaged: {error} is not as it was written') from error
+
+
+def _content(path: str, about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Content:
   run = _run_of(path, about, {name.removeprefix('network/'): array
                               for name, array in tensors.items() if name.startswith('network/')})
   fitted = Head(about['kind'], strength=about['strength'], temperature=about['temperature'],

@@ -21,8 +21,9 @@ class Execution(NamedTuple):
 
   Attributes:
     place: pool -> the pool where the calls below want it.
-    pretraining: (root_key, pool, *, backbone, config) -> context that yields `advance`:
-      PretrainState, donated -> (state `steps_per_call` steps further on, mean metrics).
+    pretraining: (root_key, pool, teacher, *, backbone, config, teacher_network) -> context that
+      yields `advance`: PretrainState, donated -> (state `steps_per_call` steps further on, mean
+      metrics).
     meta_training: (root_key, backbone_vars, pool, *, backbone, config) -> context that yields
       `advance`: MetaState, donated -> (state one cycle further on, mean metrics).
     scorer: (pool, keys [num_tasks], *, backbone, config) -> function of (MetaParams, BackboneVars)

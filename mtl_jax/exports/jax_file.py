@@ -123,7 +123,7 @@ def read_about(path: str) -> dict[str, Any]:
 
 
 def _members(path):
-  """Name -> bytes of all that is in the file, which is as long as all of it."""
+  """Name -> bytes of each member; none is compressed, so together they are within its size."""
   regular.check(path)
   with unpickler.refusals(path, _KIND, _HOLDS), zipfile.ZipFile(path) as archive:
     entries = zips.entries(archive, most=os.path.getsize(path), deflated=False)

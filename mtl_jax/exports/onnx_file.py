@@ -77,10 +77,10 @@ def _check(path: str) -> None:
   """Refuses a file whose content is not what its digest says, where it ends with one."""
   with open(path, 'rb') as file:
     content = file.read()
-  length = len(_digest_of(b''))
-  whole, end = content[:-length], content[-length:]
-  if _DIGEST in end and end != _digest_of(whole):
-    raise ValueError(f'{path}: damaged: it is not what was written')
+  end = content.rfind(_digest_of(b'')[:4 + len(_DIGEST)])
+  if end >= 0 and content[end:] != _digest_of(content[:end]):
+    raise ValueError(f'{path}: damaged: it is not what was written; if you have changed it, take '
+                     f'the property {_DIGEST.decode()} out')
 
 
 def _convert(function, shapes, kind):

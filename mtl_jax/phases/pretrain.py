@@ -95,8 +95,8 @@ def loss(trained: Trained, batch_stats: Tree, images: Array,
   """Classifies one batch: L(Θ, θ_base), by batch statistics.
 
   With `rotation_weight` w, image i is turned by (4 i // B) quarters, the class must be found all
-  the same, and so must the turn: (1 - w) L_class + w L_turn. With a teacher L_class is that of
-  `distillation`.
+  the same, and so must the turn: (1 - w) L_class + w L_turn. With a teacher the cross-entropy in
+  L_class, smoothed or not, is mixed with the divergence from its answers (`distillation`).
 
   Args:
     trained: (backbone params, head), differentiated.
@@ -108,7 +108,7 @@ def loss(trained: Trained, batch_stats: Tree, images: Array,
     config: with `label_smoothing` ε the target is 1 - ε on the class and ε spread evenly.
 
   Returns:
-    (mean cross-entropy in nats, (new batch_stats, accuracy in [0, 1] on the classes)).
+    (the loss in nats, (new batch_stats, accuracy in [0, 1] on the classes)).
 
   References: Sun et al., CVPR 2019, section 4.1, equation 1; turns: Gidaris et al., ICLR 2018.
   """

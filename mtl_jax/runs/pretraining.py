@@ -58,7 +58,7 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
   loaded = None if teacher is None else teachers.load(teacher)
   if loaded is not None:
     teachers.check(loaded, settings, os.fspath(teacher or ''))
-    settings['teacher'] = loaded.settings
+    settings['teacher'] = teachers.describe(loaded)
   if (results := records.claim(workdir, settings)) is not None:
     return results
 

@@ -124,15 +124,18 @@ def claim(workdir: str, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _complete(settings: dict[str, Any]) -> dict[str, Any]:
-  """Settings of an earlier version, and of the runs before, with defaults of what was none then."""
+  """Settings of an earlier version with the defaults of those fields of `config` and `validation`
+  that it had not yet; so are those of the runs that it names.
+  """
   found = {name: _complete(value) if isinstance(value, dict) else value
            for name, value in settings.items()}
-  kind = _CONFIGS.get(str(settings.get('command')))
-  if kind is not None:
+  kinds = {'config': _CONFIGS.get(str(settings.get('command'))), 'validation': Validation}
+  for name, kind in kinds.items():
     # What a later version has written, or what is damaged, stays and differs.
     with contextlib.suppress(KeyError, TypeError, ValueError):
-      found['config'] = json.loads(json.dumps(configs.to_json(
-          configs.from_json(kind, settings['config']))))
+      if kind is not None:
+        found[name] = json.loads(json.dumps(configs.to_json(
+            configs.from_json(kind, settings[name]))))
   return found
 
 

@@ -1,12 +1,17 @@
-"""A finished pre-training as a teacher: its network, and its classifier from its checkpoint."""
+"""A finished pre-training as a teacher: network and classifier, from its best checkpoint."""
 import os
+import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from mtl_jax import backbones
 from mtl_jax.phases.distillation import Teacher
 from mtl_jax.runs import finished, workdirs
 from mtl_jax.runs.checkpoints import Checkpoints
-from mtl_jax.types import Backbone, BaseLearner
+from mtl_jax.types import Backbone, BackboneVars, BaseLearner
 
 
 class LoadedTeacher(NamedTuple):
@@ -16,8 +21,33 @@ class LoadedTeacher(NamedTuple):
   settings: dict[str, Any]  # of its run
 
 
+def check_run(workdir: str | os.PathLike) -> None:
+  """Refuses what cannot be a teacher, before any images are read.
+
+  Args:
+    workdir: of a run.
+
+  Raises:
+    FileNotFoundError: no such directory.
+    ValueError: no finished pre-training, without its checkpoints, or of a network of one's own that
+      is not registered.
+  """
+  workdir = os.fspath(workdir)
+  settings = finished.trained_settings(workdir)
+  if settings['command'] != 'pretrain' or not os.path.isdir(os.path.join(workdir, 'checkpoints')):
+    raise ValueError(f'expected the teacher {workdir} to be the work directory of a pre-training '
+                     'with its checkpoints, which hold the classifier of its classes; found none')
+  name = settings['backbone']['name']
+  if name not in backbones.NAMES:
+    raise ValueError(f'expected a teacher whose network is one of {", ".join(backbones.NAMES)}, '
+                     f'got {name}')
+
+
 def load(workdir: str | os.PathLike) -> LoadedTeacher:
   """Reads the best snapshot of a pre-training, with the classifier of its base classes.
+
+  Where it kept a moving average of its weights, the teacher is the network of that step itself,
+  whose classifier it is.
 
   Args:
     workdir: of the run, with its checkpoints: `model.json` and what stands beside it have the
@@ -25,28 +55,41 @@ def load(workdir: str | os.PathLike) -> LoadedTeacher:
 
   Raises:
     FileNotFoundError: no such directory, or the run in it is not finished.
-    ValueError: no pre-training, or its checkpoints are not there.
+    ValueError: as `check_run`, or its best checkpoint is damaged or that of the untrained network.
   """
+  check_run(workdir)
   workdir = os.fspath(workdir)
-  run = finished.load(workdir)
-  folder = os.path.join(workdir, 'checkpoints')
-  found = Checkpoints(folder).restore_best(None) if os.path.isdir(folder) else None
-  if run.settings['command'] != 'pretrain' or found is None or 'head' not in found[1]:
-    raise ValueError(f'expected the teacher {workdir} to be the work directory of a pre-training '
-                     'with its checkpoints, which hold the classifier of its classes; found none')
+  found = Checkpoints(os.path.join(workdir, 'checkpoints')).restore_best(None)
   best = (workdirs.read_results(workdir) or {}).get('best_step')
-  if best != found[0]:  # a damaged one gives way to the next best
+  if found is None or best != found[0]:  # a damaged one gives way to the next best
     raise ValueError(f'the checkpoint of step {best} in the teacher {workdir} is damaged or was '
-                     'removed: its classifier is that of the network that the run has kept')
+                     'removed: the answers of its best snapshot cannot be had')
+  if best == 0:
+    raise ValueError(f'expected a teacher that has learned something, but the best snapshot of '
+                     f'{workdir} is that before its first step')
+  settings, tree = finished.trained_settings(workdir), found[1]
   # Networks as tasks see them may mirror images and scale features; the classifier knows neither.
-  height, width, channels = run.backbone.image_shape
-  network = backbones.create(image_shape=(height, width, channels), **run.settings['backbone'])
-  head = found[1]['head']
-  layers = tuple(BaseLearner(head[name]['kernel'], head[name]['bias']) for name in sorted(head))
-  return LoadedTeacher(network, Teacher(run.backbone_vars, layers), run.settings)
+  height, width, channels = settings['image_shape']
+  network = backbones.create(image_shape=(height, width, channels), **settings['backbone'])
+  layers = tuple(BaseLearner(tree['head'][name]['kernel'], tree['head'][name]['bias'])
+                 for name in sorted(tree['head'], key=int))
+  variables = BackboneVars(tree['backbone']['params'], tree['backbone'].get('batch_stats', {}))
+  return LoadedTeacher(network, Teacher(variables, layers), settings)
 
 
-def check(loaded: LoadedTeacher, settings: dict[str, Any], workdir: str | os.PathLike) -> None:
+def describe(loaded: LoadedTeacher) -> dict[str, Any]:
+  """Returns what a student's settings say of its teacher: its settings and a checksum.
+
+  Args:
+    loaded: of `load`.
+  """
+  checksum = 0
+  for leaf in jax.tree.leaves(loaded.teacher):
+    checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
+  return {**loaded.settings, 'arrays': checksum}
+
+
+def check(loaded: LoadedTeacher, settings: Mapping[str, Any], workdir: str | os.PathLike) -> None:
   """Refuses a teacher of other images than the student has.
 
   Args:
@@ -62,5 +105,5 @@ def check(loaded: LoadedTeacher, settings: dict[str, Any], workdir: str | os.Pat
       raise ValueError(f'expected a teacher of the same images and base classes, but the {name} of '
                        f'{workdir} is another')
   if loaded.settings['images']['train'] != settings['images']['train']:
-    raise ValueError(f'expected a teacher of the same images and base classes, but those of '
+    raise ValueError('expected a teacher of the same images and base classes, but those of '
                      f'{workdir} are others')

@@ -33,7 +33,8 @@ def claim(workdir: str | os.PathLike, settings: dict[str, Any],
     settings: all that decides the outcome of the run, and `data`; values that JSON can hold.
     extends: (settings there, settings here) -> whether the run there may go on by those here, where
       they differ; its results are removed then, as it is no longer finished.
-    complete: settings, perhaps of an earlier version -> with those that this version has on top.
+    complete: settings, perhaps of an earlier version -> the same with the defaults of those that it
+      had not yet.
 
   Raises:
     ValueError: the directory belongs to a run with other settings, holds other files, is a file, or

@@ -164,6 +164,11 @@ def test_a_changed_word_is_damage_and_an_earlier_format_is_read(fitted, tmp_path
     with pytest.raises(ValueError, match='x.mtl: damaged: it is not what was written'):
       mtl_jax.load_classifier(path)
     fitted.save(path, overwrite=True)
+  rewritten(path, earlier)
+  rewritten(path, lambda about, _: about.pop('kind'))
+  with pytest.raises(ValueError, match="x.mtl: damaged: 'kind' is not as it was written"):
+    mtl_jax.load_classifier(path)
+  fitted.save(path, overwrite=True)
   rewritten(path, lambda about, _: about.pop('digest'))
   with pytest.raises(ValueError, match='x.mtl: damaged'):
     mtl_jax.load_classifier(path)

@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -59,9 +60,17 @@ def _run(line: Line, folder: pathlib.Path, tally: Tally) -> None:
   (written / 'file').write_text('x', encoding='ascii')
   arguments = [argument.replace('WRITTEN', str(written)) for argument in line.arguments]
   began = time.monotonic()
-  result = forked.run([f'launch.{line.module}', *arguments],
-                      tiny_runs.environment() | {'HOME': str(written)}, timeout=60)
-  seconds, shown = time.monotonic() - began, f'{line.module} {" ".join(line.arguments)[-300:]}'
+  shown, there = f'{line.module} {" ".join(line.arguments)[-300:]}', set(os.listdir(tiny_runs.ROOT))
+  try:
+    result = forked.run([f'launch.{line.module}', *arguments],
+                        tiny_runs.environment() | {'HOME': str(written)}, timeout=60)
+  except subprocess.TimeoutExpired:
+    tally.failures.append(f'{shown}: did not end')
+    shutil.rmtree(written)
+    return
+  seconds = time.monotonic() - began
+  if set(os.listdir(tiny_runs.ROOT)) != there:
+    tally.failures.append(f'{shown}: wrote into the current folder')
   said = [text for text in result.stderr.splitlines() if text.startswith('error: ')]
   tally.slowest = max(tally.slowest, seconds)
   tally.refused += result.returncode in (1, 2)
@@ -97,9 +106,7 @@ def _lines(folder: pathlib.Path) -> Iterator[Line]:
 def _never(flag: declared.Flag, value: str, odd: dict[str, str]) -> bool:
   """Whether no command could do anything sensible with a path."""
   kind = odd[value]
-  if flag.name in _WRITTEN:
-    return kind in ('pipe', 'dangling')
-  return flag.name not in ('run', 'checkpoint', 'pretrained') or kind != 'nothing'
+  return kind in ('pipe', 'dangling', 'nobody') or flag.name not in _WRITTEN
 
 
 def _odd_paths(folder: pathlib.Path) -> dict[str, str]:
@@ -112,7 +119,7 @@ def _odd_paths(folder: pathlib.Path) -> dict[str, str]:
   (odd / 'dangling').symlink_to('nowhere/at/all')
   return {str(odd / 'pipe'): 'pipe', str(odd / 'file'): 'file', str(odd / 'folder'): 'folder',
           str(odd / 'dangling'): 'dangling', '/dev/zero': 'pipe', 'WRITTEN/a[b]/x': 'missing',
-          '~nobody-of-this-name/x': 'missing', '~/x': 'missing'}
+          '~nobody-of-this-name/x': 'nobody', '~/x': 'missing'}
 
 
 def _parses(module: str, arguments: list[str]) -> bool:

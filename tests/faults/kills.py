@@ -70,14 +70,16 @@ def _tell(phase: str, workdir: Path, unbroken: kill_resume.Unbroken, draw: rando
   began = time.monotonic()
   for process in processes:
     process.send_signal(number)
-  output, _ = processes[0].communicate()
-  statuses = [process.wait() for process in processes]
+  output, _ = processes[0].communicate(timeout=300)
+  statuses = [process.wait(timeout=60) for process in processes]
   seconds, name = time.monotonic() - began, signal.Signals(number).name
   if 128 + number in statuses:
     tally.refused += 1
     if not output.endswith(f'error: {preemption.message(number)}\n') or 'Traceback' in output:
       tally.failures.append(f'{name}: said {output[-200:]!r}')
-  elif not set(statuses) <= {0, -number}:  # it had ended; or was ending
+  # It may have ended before, or be ending, when it no longer listens.
+  ended = {0, -number} if (workdir / 'results.json').exists() else set()
+  if not set(statuses) <= {128 + number} | ended:
     tally.failures.append(f'{name}: status {statuses}: {output[-200:]!r}')
   if seconds > _MOST_SECONDS:
     tally.failures.append(f'{name}: took {seconds:.1f} s')

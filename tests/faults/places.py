@@ -67,13 +67,16 @@ def _on_a_disk(script, room, place, unbroken, tally, *, begun, draw) -> None:
   ended = subprocess.run(
       ['unshare', '-rm', 'sh', '-c', script, 'sh',
        *kill_resume.command(_PHASE, place / 'disk' / 'run')], cwd=tiny_runs.ROOT,
-      env=tiny_runs.environment() | variables, capture_output=True, text=True)
+      env=tiny_runs.environment() | variables, capture_output=True, text=True, timeout=600)
   if not (place / 'status').exists():
     if ended.returncode != 90 or not begun:  # files take whole pages there, so some do not fit
       tally.name = f'{tally.name.split(",")[0]}, not tried: {ended.stderr.strip()[-80:]}'
     return
   tally.tries += 1
-  _judge(int((place / 'status').read_text()), (place / 'said').read_text(), tally)
+  status = int((place / 'status').read_text())
+  _judge(status, (place / 'said').read_text(), tally)
+  if status == 0:
+    tally.failures.append('status 0, though nothing could be written')
   if not (place / 'kept').exists():
     said = place / 'said.after'
     tally.failures.append(f'did not go on: {said.read_text()[-300:] if said.exists() else ended}')
@@ -100,7 +103,7 @@ def _moved(place: Path, unbroken, draw: random.Random, tally: Tally) -> None:
     time.sleep(0.01)
   time.sleep(draw.random() * unbroken.seconds / 2)
   workdir.rename(away)
-  said, _ = process.communicate()
+  said, _ = process.communicate(timeout=300)
   tally.tries += 1
   _judge(process.returncode, said, tally)
   if process.returncode == 0 and not (away / 'results.json').exists():

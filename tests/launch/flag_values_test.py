@@ -104,6 +104,7 @@ def test_lists(module, flag, monkeypatch):
 def test_paths(module, flag, odd_paths, monkeypatch):
   monkeypatch.setenv('HOME', '/home/someone')
   assert parsed(module, flag, '~/a[b]') == '/home/someone/a[b]'
+  assert isinstance(parsed(module, flag, '~nobody-of-this-name/x'), Refusal)
   for value in OTHERS + odd_paths:
     found = parsed(module, flag, value)
     no_folder = flag.shown == 'DIR' and os.path.lexists(value.replace('\0', '_')) and not (
