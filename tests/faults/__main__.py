@@ -55,8 +55,9 @@ def run(numbers: Numbers, seed: int) -> list[tally.Tally]:
          lambda: kills.of_phases(folder('kills'), numbers.kills, numbers.signals, seed))]
     found: list[tally.Tally] = []
     for number, tried in parts:
-      found += tried() if number else []
-      print(f'tried {found[-1].name}' if number else 'left out', file=sys.stderr, flush=True)
+      rows = tried() if number else []
+      print(tally.table(rows), file=sys.stderr, flush=True)  # hours of it would be lost else
+      found += rows
     return found
 
 
