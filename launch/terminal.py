@@ -52,7 +52,7 @@ def errors_in_one_line(debug: bool = False) -> Iterator[None]:
     debug: whether to show the stack trace before it.
   """
   try:
-    with _shown_trace(debug):
+    with _shown_trace(debug), preemption.unmistaken():
       yield
   except (ValueError, OSError, FloatingPointError) as error:
     _stop_if_alone(error)

@@ -15,6 +15,7 @@ from mtl_jax.runs import trackers, workdirs
 from mtl_jax.untrusted import checked_json
 
 _FILE = 'metrics.jsonl'
+_CHECKSUM = f'"{checked_json.CHECKSUM}": '.encode()
 
 
 class MetricWriter:
@@ -95,17 +96,18 @@ def _remove_later_lines(workdir: str | os.PathLike, resume_step: int, phase: str
       lines = file.read().splitlines(keepends=True)
   except FileNotFoundError:
     return
-  for number, line in enumerate(lines, 1):
-    if line.endswith(b'\n') and _content(line) is None:
+  contents = _contents(lines)
+  for number, (line, content) in enumerate(zip(lines, contents, strict=True), 1):
+    if line.endswith(b'\n') and content is None:
       logging.warning('%s: line %d is damaged, and left out', os.path.join(workdir, _FILE), number)
-  kept = [line for line in lines if _stays(line, resume_step, phase)]
+  kept = [line for line, content in zip(lines, contents, strict=True)
+          if _stays(content, resume_step, phase)]
   if len(kept) < len(lines):
     workdirs.write_file(workdir, _FILE, b''.join(kept))
 
 
-def _stays(line: bytes, resume_step: int, phase: str | None) -> bool:
+def _stays(content: dict[str, Any] | None, resume_step: int, phase: str | None) -> bool:
   """Whether a resumed run keeps a line; one that was cut short or damaged goes."""
-  content = _content(line)
   return content is not None and (content.get('phase') != phase
                                   or 0 < resume_step >= content['step'])
 
@@ -128,15 +130,23 @@ def read(workdir: str | os.PathLike, phase: str, *, running: bool = False
     lines = file.read().splitlines(keepends=True)
   if running and lines and not lines[-1].endswith(b'\n'):
     lines.pop()
-  found = [_content(line) for line in lines]
+  found = _contents(lines)
   if None in found:
     raise ValueError(f'{path} is damaged: line {found.index(None) + 1} is not what was written; '
                      'restore it')
   return [content for content in found if content is not None and content.get('phase') == phase]
 
 
+def _contents(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
+  """What each line says; None where it is cut short or damaged.
+
+  Earlier versions wrote no checksums. Where one line has one, a line without is damaged.
+  """
+  sealed = any(_CHECKSUM in line for line in lines)
+  return [None if sealed and _CHECKSUM not in line else _content(line) for line in lines]
+
+
 def _content(line: bytes) -> dict[str, Any] | None:
-  """What a line says; None where it is cut short or damaged. Earlier versions wrote no checksum."""
   try:
     content = checked_json.load(line, _FILE)
   except ValueError:

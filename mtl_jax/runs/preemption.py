@@ -62,6 +62,7 @@ class _Watch:
   def __init__(self):
     self.number: int | None = None  # the first signal
     self._handled = False           # whether the main thread knows
+    self.raised = False             # whether `Stopped` was raised in it
     self._looks = False             # whether a training looks by itself
     self._rescue: Callable[[], None] | None = None
     self._lock = threading.Lock()   # of `_rescue`, while it is set and while it runs
@@ -116,6 +117,7 @@ class _Watch:
     self._handled = True
     self.number = self.number or number
     if not self._looks:
+      self.raised = True
       raise Stopped(self.number)
 
   def _listen(self) -> None:
@@ -194,6 +196,20 @@ def rescued_by(save: Callable[[], None]) -> contextlib.AbstractContextManager[No
 def told() -> int | None:
   """Returns the signal that has told this process to stop; None where none has."""
   return None if _watch is None else _watch.number
+
+
+@contextlib.contextmanager
+def unmistaken() -> Iterator[None]:
+  """Raises `Stopped` in place of the error that something has made of it.
+
+  An import of compiled code, say, that is left at once, fails by an ImportError of its own.
+  """
+  try:
+    yield
+  except Exception as error:
+    if _watch is None or not _watch.raised:
+      raise
+    raise Stopped(_watch.number or signal.SIGTERM) from error
 
 
 def agreed() -> int | None:

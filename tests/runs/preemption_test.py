@@ -60,6 +60,7 @@ def test_saved_after_any_call_and_resumed(tmp_path, monkeypatch, unbroken, call)
     ('call', ['SIGINT', 'SIGINT'], 130, [0, 2]),  # whoever asks twice does not want to wait
     ('validation', ['SIGTERM'], 143, [0, 2, 4]),
     ('compiling', ['SIGTERM'], 143, []),
+    ('import', ['SIGUSR1'], 138, []),
 ])
 def test_real_signals(tmp_path, unbroken, moment, names, status, steps):
   workdir, began = tmp_path / 'stopped', time.monotonic()

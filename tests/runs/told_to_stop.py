@@ -2,7 +2,8 @@
 
   python -m tests.runs.told_to_stop WORKDIR MOMENT NAME...
 
-MOMENT is 'call', 'validation' (which then takes for ever) or 'compiling' (likewise, within C).
+MOMENT is 'call', 'validation' (which then takes for ever), 'compiling' (likewise, within C) or
+'import', of something that makes an error of its own of it.
 """
 import ctypes
 import os
@@ -63,6 +64,11 @@ def main(workdir: str, moment: str, *names: str) -> None:
       # Like a compiler: it does not come back to Python, and does not hold its lock.
       ctypes.CDLL(None).poll(None, 0, 60_000)
       time.sleep(60)
+    if state.step == 0 and moment == 'import':
+      try:
+        _tell(list(names))
+      except BaseException:
+        raise ImportError('initialization failed') from None
     return Score(float(state.value), 0.1)
 
   for number in preemption.SIGNALS:  # some are ignored where the tests were started by nohup
