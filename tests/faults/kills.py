@@ -23,6 +23,9 @@ def of_phases(folder: Path, kills: int, signals: int, seed: int) -> list[Tally]:
     signals: to each phase.
     seed: decides the moments.
   """
+  for ignored in _SIGNALS:  # by nohup, say, which those that are started here would inherit
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+      signal.signal(ignored, signal.SIG_DFL)
   tallies = []
   for phase in kill_resume.PHASES:
     draw, place = random.Random(seed), folder / phase
