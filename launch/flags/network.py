@@ -167,6 +167,5 @@ def pretrain_config(values: FlagValues, dataset: types.Dataset | None) -> Pretra
     dataset: decides the padding and the flips where no flag does; None before it is there.
   """
   lr = _LR.get(values.backbone, PretrainConfig.lr) if values.lr is None else values.lr
-  share = PretrainConfig.distillation if values.distillation is None else values.distillation
-  return read(PretrainConfig, (*PRETRAIN, *data.PRETRAIN), values, lr=lr, distillation=share,
+  return read(PretrainConfig, (*PRETRAIN, *data.PRETRAIN), values, lr=lr,
               **data.augmentation_of(values, dataset))

@@ -55,9 +55,10 @@ def pretrain_run(dataset: Dataset, *, backbone: Mapping[str, Any], config: Pretr
   decided = decisions.for_pretraining(workdir, machine, dataset)
   settings |= {'readout': readout, 'images_on_host': decided.images_on_host}
   settings |= budget.settings() if budget is not None else {}
-  loaded = None if teacher is None else teachers.load(teacher)
-  if loaded is not None:
-    teachers.check(loaded, settings, os.fspath(teacher or ''))
+  loaded = None
+  if teacher is not None:
+    loaded = teachers.load(teacher)
+    teachers.check(loaded, settings, teacher)
     settings['teacher'] = teachers.describe(loaded)
   if (results := records.claim(workdir, settings)) is not None:
     return results

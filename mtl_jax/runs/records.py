@@ -11,15 +11,14 @@ from absl import logging
 
 from mtl_jax import configs, stages
 from mtl_jax.configs import Config
-from mtl_jax.runs import differences, hosts, models, workdirs
+from mtl_jax.runs import differences, finished, hosts, models, workdirs
 from mtl_jax.runs.fit import Fitted
 from mtl_jax.runs.validation import Validation
 from mtl_jax.sharding import Layout
 from mtl_jax.types import Dataset, ImagePool, Tree
 
 Stream = Literal['init', 'train', 'validate', 'test']
-_CONFIGS = {'pretrain': configs.PretrainConfig, 'meta_train': configs.MetaTrainConfig,
-            'meta_test': configs.MetaTestConfig}
+_CONFIGS = {**finished.CONFIGS, 'meta_test': configs.MetaTestConfig}  # command -> its config
 _IMAGES_PER_DIGEST = 1024  # bounds the memory where images are mapped or cropped
 
 

@@ -21,26 +21,28 @@ class LoadedTeacher(NamedTuple):
   settings: dict[str, Any]  # of its run
 
 
-def check_run(workdir: str | os.PathLike) -> None:
+def check_run(workdir: str) -> tuple[Backbone, dict[str, Any]]:
   """Refuses what cannot be a teacher, before any images are read.
 
   Args:
     workdir: of a run.
+
+  Returns:
+    (its network, its settings).
 
   Raises:
     FileNotFoundError: no such directory.
     ValueError: no finished pre-training, without its checkpoints, or of a network of one's own that
       is not registered.
   """
-  workdir = os.fspath(workdir)
   settings = finished.trained_settings(workdir)
   if settings['command'] != 'pretrain' or not os.path.isdir(os.path.join(workdir, 'checkpoints')):
     raise ValueError(f'expected the teacher {workdir} to be the work directory of a pre-training '
                      'with its checkpoints, which hold the classifier of its classes; found none')
-  name = settings['backbone']['name']
-  if name not in backbones.NAMES:
-    raise ValueError(f'expected a teacher whose network is one of {", ".join(backbones.NAMES)}, '
-                     f'got {name}')
+  # Networks as tasks see them may mirror images and scale features; the classifier knows neither.
+  height, width, channels = settings['image_shape']
+  network = backbones.create(image_shape=(height, width, channels), **settings['backbone'])
+  return network, settings
 
 
 def load(workdir: str | os.PathLike) -> LoadedTeacher:
@@ -57,20 +59,17 @@ def load(workdir: str | os.PathLike) -> LoadedTeacher:
     FileNotFoundError: no such directory, or the run in it is not finished.
     ValueError: as `check_run`, or its best checkpoint is damaged or that of the untrained network.
   """
-  check_run(workdir)
   workdir = os.fspath(workdir)
+  network, settings = check_run(workdir)
   found = Checkpoints(os.path.join(workdir, 'checkpoints')).restore_best(None)
   best = (workdirs.read_results(workdir) or {}).get('best_step')
   if found is None or best != found[0]:  # a damaged one gives way to the next best
     raise ValueError(f'the checkpoint of step {best} in the teacher {workdir} is damaged or was '
                      'removed: the answers of its best snapshot cannot be had')
   if best == 0:
-    raise ValueError(f'expected a teacher that has learned something, but the best snapshot of '
+    raise ValueError('expected a teacher that has learned something, but the best snapshot of '
                      f'{workdir} is that before its first step')
-  settings, tree = finished.trained_settings(workdir), found[1]
-  # Networks as tasks see them may mirror images and scale features; the classifier knows neither.
-  height, width, channels = settings['image_shape']
-  network = backbones.create(image_shape=(height, width, channels), **settings['backbone'])
+  tree = found[1]
   layers = tuple(BaseLearner(tree['head'][name]['kernel'], tree['head'][name]['bias'])
                  for name in sorted(tree['head'], key=int))
   variables = BackboneVars(tree['backbone']['params'], tree['backbone'].get('batch_stats', {}))
