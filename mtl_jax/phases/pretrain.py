@@ -188,6 +188,9 @@ def step_on(state: PretrainState, images: Array, labels: Array, keys: BatchKeys,
 
   Returns:
     (state after the step, metrics `loss` and `accuracy`, scalars).
+
+  Raises:
+    ValueError: a teacher without its network, or a network without a teacher.
   """
   images, labels = sharding.constrain_batch((images, labels), layout)
   images = augment.crop_and_flip(keys.augment, images, padding=config.crop_padding,
@@ -195,6 +198,8 @@ def step_on(state: PretrainState, images: Array, labels: Array, keys: BatchKeys,
   images = augment.color_jitter(keys.color, images, config.color)
   images = augment.normalize(images, normalization)
   teach = None
+  if (teacher is None) != (teacher_network is None):
+    raise ValueError('expected teacher and teacher_network together, got one of them')
   if teacher is not None and teacher_network is not None:
     teach = functools.partial(distillation.teach, teacher, network=teacher_network)
   trained = (state.backbone.params, state.head)

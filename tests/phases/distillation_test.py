@@ -60,6 +60,16 @@ def test_the_loss_of_pre_training_mixes_both():
   assert value(0.0, lambda _: taught) == pytest.approx(plain, rel=1e-6)
 
 
+def test_a_teacher_without_its_network_is_refused():
+  loaded = teachers.load(tiny_runs.pretrained())
+  state = pretrain.init(jax.random.key(0), loaded.network, 4, PretrainConfig())
+  images = np.zeros((4, 16, 16, 3), np.uint8)
+  for given in ({'teacher': loaded.teacher}, {'teacher_network': loaded.network}):
+    with pytest.raises(ValueError, match='expected teacher and teacher_network together'):
+      pretrain.step_on(state, images, np.arange(4), pretrain.batch_keys(jax.random.key(1), 0), None,
+                       backbone=loaded.network, config=PretrainConfig(), **given)
+
+
 @pytest.mark.parametrize('flags', [[], ['--hidden_units=6', '--ema=0.9', '--rotation_weight=0.4']])
 def test_the_teacher_is_the_network_whose_classifier_it_has(tmp_path, flags):
   workdir = tiny_runs.pretrained()
